@@ -1,0 +1,1 @@
+from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_noS3F, CLISCTrainer_noSelfTraining, CLISCTrainer_small  # noqa: F401

@@ -1,0 +1,151 @@
+"""Settings of every stage, with the paper's value as default and its section beside it.
+
+The same objects travel from the command line through the pipeline into ``dataset.json`` (entry ``clisc``) and from
+there into the trainer, so one file tells how a label was made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from pseudo_labeling.errors import PseudoLabelError
+
+NORMAL_PROMPT = (
+    "an image of brain tissue showing typical signal intensity without any regions of abnormal intensity "
+    "or suspicious mass"
+)
+TUMOUR_PROMPT = (
+    "an image of brain tissue showing a tumor with uneven hyperintensity and irregular borders "
+    "distinct from surroundings"
+)
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """Volume intensities to 8-bit slices; percentiles in [0, 100]."""
+
+    lower_percentile: float = 0.5  # of all voxels: air
+    upper_percentile: float = 99.5  # of the voxels brighter than the volume's mean: head
+
+
+@dataclass(frozen=True)
+class SliceLabelSettings:
+    """CLIP slice labels (paper 2.1.1, Eq. 1)."""
+
+    normal_prompt: str = NORMAL_PROMPT
+    tumour_prompt: str = TUMOUR_PROMPT
+    min_confidence: float = 0.5  # slices whose larger class probability is below get the vote of their neighbours
+    vote_radius: int = 1  # majority over the 2r + 1 slices around; 0 = plain argmax, as in the paper
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Slice classifier trained on the slice labels (paper 2.1.1 and 3.1)."""
+
+    backbone: str = "resnet50"  # paper 3.1; any torchvision or timm ResNet-like name, or "clip" for the CLIP tower
+    image_size: int = 224
+    learning_rate: float = 1e-4  # paper 3.1, Adam
+    batch_size: int = 8  # paper 3.1
+    epochs: int = 200  # paper 3.1
+    patience: int = 20  # epochs without a lower held-out pseudo-label loss
+    held_out_fraction: float = 0.2  # of the cases, never of the slices of one case
+
+
+@dataclass(frozen=True)
+class CamSettings:
+    """LayerCAM (paper 2.1.1, Eq. 2)."""
+
+    layers: tuple[str, ...] = ("layer3",)  # the public code's layer; several are fused by their geometric mean
+
+
+@dataclass(frozen=True)
+class AmdaSettings:
+    """Adaptive masking-based data augmentation (paper 2.1.2)."""
+
+    alpha: float = 20.0  # per cent of the ROI that is masked; 0 switches AMDA off
+    masked_fraction: float = 0.5  # of the samples of an epoch; the others stay as they are
+    fill: Literal["tissue", "zero"] = "tissue"  # "zero" is the paper's X * (1 - M)
+
+
+@dataclass(frozen=True)
+class RoiSettings:
+    """CAM to region of interest; the paper leaves the rule open, ours never sees a mask."""
+
+    threshold: float | Literal["otsu"] = "otsu"  # number = share of the CAM's maximum in the case
+    opening: int = 3  # edge of the cubic structuring element in voxels; 0 = none
+    keep_fraction: float = 1 / 3  # 3D components smaller than this share of the largest are dropped
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """ROI to SAM prompts (paper 2.2)."""
+
+    kind: Literal["box", "points", "both"] = "both"
+    points: Literal["centre", "intensity"] = "centre"  # centre (fg) + box corners (bg), or 5 bright points (fg)
+    margin: int = 0  # pixels added around the ROI's bounding box
+
+
+@dataclass(frozen=True)
+class SamSettings:
+    """SAM masks (paper 2.2, Eq. 3)."""
+
+    equalise: bool = False  # histogram equalisation before SAM, as in the public code
+
+
+@dataclass(frozen=True)
+class S3FSettings:
+    """SAM-Seg similarity-based filtering between the two rounds (paper 2.3)."""
+
+    beta: float = 20.0  # percentile of the similarities below which a case is dropped
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what the labels of a dataset are."""
+
+    seed: int = 0
+    window: WindowSettings = field(default_factory=WindowSettings)
+    slice_labels: SliceLabelSettings = field(default_factory=SliceLabelSettings)
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    cam: CamSettings = field(default_factory=CamSettings)
+    amda: AmdaSettings = field(default_factory=AmdaSettings)
+    roi: RoiSettings = field(default_factory=RoiSettings)
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    sam: SamSettings = field(default_factory=SamSettings)
+    s3f: S3FSettings = field(default_factory=S3FSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Rebuild settings written by :meth:`to_dict`; missing entries keep their default.
+
+        Raises:
+            PseudoLabelError: an entry that no setting is called by.
+        """
+        return _merged(cls(), values, "settings")
+
+    def merged(self, values: dict[str, Any]) -> Settings:
+        """These settings with the (nested) entries of `values` put over them.
+
+        Raises:
+            PseudoLabelError: an entry that no setting is called by.
+        """
+        return _merged(self, values, "settings")
+
+
+def _merged(base: Any, values: dict[str, Any], where: str) -> Any:
+    known = {f.name for f in fields(base)}
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise PseudoLabelError(f"{where}: no setting is called '{name}'; known here: {', '.join(sorted(known))}")
+        current = getattr(base, name)
+        if is_dataclass(current):
+            changes[name] = _merged(current, value, f"{where}.{name}")
+        else:
+            changes[name] = tuple(value) if isinstance(current, tuple) else value
+    return replace(base, **changes)
