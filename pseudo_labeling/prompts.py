@@ -1,0 +1,118 @@
+"""Regions of interest to SAM prompts: one bounding box, and points, for each slice (paper 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from pseudo_labeling.settings import PromptSettings
+
+INTENSITY_POINTS = 5  # as many as the public code ranks
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What SAM is told about one slice; pixel coordinates, x to the right and y down.
+
+    Attributes:
+        box: `(4,)` float32 `x0, y0, x1, y1`, or None.
+        points: `(n, 2)` float32 `x, y`, or None.
+        point_labels: `(n,)` int64, 1 = tumour, 0 = background, or None.
+    """
+
+    box: np.ndarray | None = None
+    points: np.ndarray | None = None
+    point_labels: np.ndarray | None = None
+
+
+def prompts_from_roi(roi: np.ndarray, images: np.ndarray, settings: PromptSettings) -> list[Prompt | None]:
+    """Turn the ROI of every slice into a prompt.
+
+    The first pass calls this with CAM regions, the S3F round with the network's prediction.
+
+    Args:
+        roi: `(z, y, x)` bool.
+        images: `(z, y, x)` uint8; read only for intensity points.
+        settings: kind of prompt, kind of points, margin in pixels.
+
+    Returns:
+        One prompt for each slice, None where the ROI is empty.
+    """
+    return [_slice_prompt(r, image, settings) if r.any() else None for r, image in zip(roi, images, strict=True)]
+
+
+def _slice_prompt(roi: np.ndarray, image: np.ndarray, settings: PromptSettings) -> Prompt:
+    box = bounding_box(roi, settings.margin)
+    points: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    if settings.kind != "box":
+        if settings.points == "centre":
+            points, labels = centre_and_corners(box)
+        else:
+            points = brightest_points(roi, image)
+            labels = np.ones(len(points), dtype=np.int64)
+    return Prompt(box if settings.kind != "points" else None, points, labels)
+
+
+def bounding_box(roi: np.ndarray, margin: int = 0) -> np.ndarray:
+    """Smallest box around the True pixels of a slice, grown by `margin` pixels and kept inside the slice.
+
+    Args:
+        roi: `(y, x)` bool with at least one True pixel.
+        margin: pixels added on every side.
+
+    Returns:
+        `(4,)` float32 `x0, y0, x1, y1`, the indices of the outermost pixels.
+    """
+    rows, columns = np.flatnonzero(roi.any(axis=1)), np.flatnonzero(roi.any(axis=0))
+    height, width = roi.shape
+    return np.array(
+        [
+            max(columns[0] - margin, 0),
+            max(rows[0] - margin, 0),
+            min(columns[-1] + margin, width - 1),
+            min(rows[-1] + margin, height - 1),
+        ],
+        dtype=np.float32,
+    )
+
+
+def centre_and_corners(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The box's centre as foreground and its four corners as background (paper 2.2).
+
+    Args:
+        box: `(4,)` `x0, y0, x1, y1`.
+
+    Returns:
+        points `(5, 2)` float32 and labels `(5,)` int64.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box)
+    points = [((x0 + x1) / 2, (y0 + y1) / 2), (x0, y0), (x1, y0), (x0, y1), (x1, y1)]
+    return np.array(points, dtype=np.float32), np.array([1, 0, 0, 0, 0], dtype=np.int64)
+
+
+def brightest_points(roi: np.ndarray, image: np.ndarray, count: int = INTENSITY_POINTS) -> np.ndarray:
+    """The ROI's brightest spots as foreground points, brightest first (the public code's choice).
+
+    The image is smoothed first, and a chosen point takes a disc around itself out of the race; otherwise all points
+    would fall on neighbouring pixels and tell SAM one thing five times.
+
+    Args:
+        roi: `(y, x)` bool with at least one True pixel.
+        image: `(y, x)` uint8.
+        count: how many points at most.
+
+    Returns:
+        `(n, 2)` float32 `x, y`, 1 <= n <= `count`.
+    """
+    brightness = np.where(roi, ndimage.gaussian_filter(image.astype(np.float32), 1.0), -np.inf)
+    radius = max(1.0, np.sqrt(roi.sum() / np.pi) / 2)
+    rows, columns = np.indices(roi.shape)
+    points: list[tuple[float, float]] = []
+    while len(points) < count and np.isfinite(brightness.max()):
+        y, x = np.unravel_index(int(brightness.argmax()), roi.shape)
+        points.append((float(x), float(y)))
+        brightness[(rows - y) ** 2 + (columns - x) ** 2 <= radius**2] = -np.inf
+    return np.array(points, dtype=np.float32)
