@@ -38,7 +38,8 @@ def save_overlay(
         mask: `(z, y, x)` bool, drawn as an orange line.
         title: written above.
     """
-    rows = representative_slices(next((a > 0 for a in (mask, roi, cam) if a is not None and a.any()), None), len(images))
+    occupied = next((a > 0 for a in (mask, roi, cam) if a is not None and a.any()), None)
+    rows = representative_slices(occupied, len(images))
     columns = ["image"] + (["CAM"] if cam is not None else [])
     columns += ["ROI and prompts"] if roi is not None or prompts is not None else []
     columns += ["mask"] if mask is not None else []

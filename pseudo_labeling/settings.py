@@ -35,15 +35,17 @@ class SliceLabelSettings:
 
     normal_prompt: str = NORMAL_PROMPT
     tumour_prompt: str = TUMOUR_PROMPT
-    min_confidence: float = 0.5  # slices whose larger class probability is below get the vote of their neighbours
+    min_confidence: float = 0.5  # slices whose larger class probability is below do not vote and do not train
     vote_radius: int = 1  # majority over the 2r + 1 slices around; 0 = plain argmax, as in the paper
+    min_head_fraction: float = 0.02  # a slice with a smaller share of head pixels is normal: there is nothing to see
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
     """Slice classifier trained on the slice labels (paper 2.1.1 and 3.1)."""
 
-    backbone: str = "resnet50"  # paper 3.1; any torchvision or timm ResNet-like name, or "clip" for the CLIP tower
+    backbone: str = "auto"  # a torchvision or timm name, paper: resnet50; "clip" = CLIP's own ResNet tower; "auto" =
+    # "clip" where that tower is a ResNet, which then needs no ImageNet weights, else resnet50
     image_size: int = 224
     learning_rate: float = 1e-4  # paper 3.1, Adam
     batch_size: int = 8  # paper 3.1

@@ -27,6 +27,10 @@ class Scan:
     reoriented: sitk.Image
     orientation: str
 
+    def file_slice(self, z: int) -> int:
+        """Index of axial slice `z` as the file counts it (a viewer's number): files may run from head to foot."""
+        return len(self.volume) - 1 - z if "I" in self.orientation else z
+
     def to_file_geometry(self, mask: np.ndarray) -> sitk.Image:
         """A `(z, y, x)` stack as a uint8 image on exactly the grid of the scan's file."""
         image = sitk.GetImageFromArray(mask.astype(np.uint8))
@@ -49,7 +53,8 @@ def read_scan(path: str | Path) -> Scan:
     except RuntimeError as error:
         raise PseudoLabelError(f"{path}: cannot be read as an image; replace the file") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise PseudoLabelError(f"{path}: expected one 3D volume, found {image.GetDimension()}D; give one 3D file a case")
+        found = f"{image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} value(s) a voxel"
+        raise PseudoLabelError(f"{path}: expected one 3D volume, found {found}; give one 3D file a case")
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     reoriented = sitk.DICOMOrient(image, "LPS")
     volume = sitk.GetArrayFromImage(reoriented).astype(np.float32)

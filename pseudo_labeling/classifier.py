@@ -1,0 +1,244 @@
+"""Slice classifier trained on the slice labels (paper 2.1.1 and 3.1); its CAMs find the tumour."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.settings import ClassifierSettings
+
+if TYPE_CHECKING:
+    from pseudo_labeling.weights import ClipBundle
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Augmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+
+
+class SliceClassifier(nn.Module):
+    """A backbone with two outputs over grey slices: `(n, 1, s, s)` in [0, 1] to `(n, 2)` logits (normal, tumour)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.backbone((inputs - self.mean) / self.std)
+        return logits
+
+
+def build_classifier(
+    settings: ClassifierSettings, clip: ClipBundle | None, imagenet: dict[str, torch.Tensor] | None, seed: int
+) -> tuple[SliceClassifier, str]:
+    """Make the classifier the settings name.
+
+    Args:
+        settings: backbone name.
+        clip: where `clip` and `auto` find CLIP's image tower.
+        imagenet: state dict of torchvision's ResNet50, used when that is the backbone.
+        seed: of the freshly initialised layers.
+
+    Returns:
+        The classifier and what its weights come from, for the record.
+
+    Raises:
+        PseudoLabelError: unknown backbone, or `clip` where the tower is no ResNet.
+    """
+    torch.manual_seed(seed)
+    trunk = getattr(clip.model.visual, "trunk", None) if clip is not None else None
+    tower_fits = isinstance(trunk, timm.models.resnet.ResNet)
+    name = settings.backbone
+    if name == "auto":
+        name = "clip" if tower_fits else "resnet50"
+    if name == "clip":
+        if clip is None or trunk is None or not tower_fits:
+            raise PseudoLabelError("settings.classifier.backbone: this CLIP's image tower is no ResNet; name another")
+        backbone = copy.deepcopy(trunk)
+        backbone.reset_classifier(2)
+        mean, std = (tuple(getattr(clip.model.visual, f"image_{k}", None) or v) for k, v in _clip_defaults())
+        return SliceClassifier(backbone, mean, std), f"CLIP image tower ({clip.name})"
+    if name in torchvision.models.list_models(module=torchvision.models):
+        backbone = torchvision.models.get_model(name, weights=None)
+        origin = f"torchvision {name}, random"
+        if name == "resnet50" and imagenet is not None:
+            backbone.load_state_dict(imagenet)
+            origin = "torchvision resnet50, ImageNet"
+        if not hasattr(backbone, "fc"):
+            raise PseudoLabelError(f"settings.classifier.backbone: '{name}' is no ResNet-like network; try resnet50")
+        backbone.fc = nn.Linear(backbone.fc.in_features, 2)
+    elif timm.is_model(name):
+        backbone = timm.create_model(name, pretrained=False, num_classes=2)
+        origin = f"timm {name}, random"
+    else:
+        raise PseudoLabelError(f"settings.classifier.backbone: neither torchvision nor timm has a model '{name}'")
+    return SliceClassifier(backbone, IMAGENET_MEAN, IMAGENET_STD), origin
+
+
+def _clip_defaults() -> tuple[tuple[str, tuple[float, ...]], ...]:
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    return ("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)
+
+
+def classifier_slices(images: np.ndarray, size: int) -> np.ndarray:
+    """Slices at the classifier's size: `(z, y, x)` uint8 to `(z, size, size)` uint8."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).float()[:, None]
+    resized = F.interpolate(tensor, size=(size, size), mode="bilinear", align_corners=False, antialias=True)[:, 0]
+    return resized.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def classifier_input(slices: np.ndarray) -> torch.Tensor:
+    """`(n, s, s)` uint8 to the network's input, `(n, 1, s, s)` float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(slices)).float()[:, None] / 255
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands after an epoch: enough to go on, bit for bit, after a kill."""
+
+    epoch: int = 0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    model: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    best_model: dict[str, Any] | None = None
+
+
+def train_classifier(
+    model: SliceClassifier,
+    slices: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    settings: ClassifierSettings,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    augmentation: Augmentation | None = None,
+    state: TrainingState | None = None,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+    title: str = "classifier",
+) -> TrainingState:
+    """Train with cross entropy and Adam; stop early on the loss over held-out *pseudo*-labels (no mask is seen).
+
+    All chance of an epoch comes from the seed and the epoch's number: a resumed training equals an uninterrupted one.
+
+    Args:
+        model: left with the weights of its best epoch.
+        slices: `(n, s, s)` uint8.
+        labels: `(n,)` 0 or 1.
+        held_out: `(n,)` bool, samples that judge and do not train.
+        settings: learning rate, batch size, epochs, patience.
+        augmentation: called with a batch `(b, s, s)`, its sample indices and a generator.
+        state: where an interrupted training stopped.
+        on_epoch: called with the state after every epoch, to save it.
+
+    Returns:
+        The final state.
+    """
+    device = torch.device(device)
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    state = state or TrainingState()
+    if state.model is not None and state.optimizer is not None:
+        model.load_state_dict(state.model)
+        optimizer.load_state_dict(state.optimizer)
+    training, judging = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    # classes weigh the same whatever their share: most slices of a brain are normal
+    weight = torch.tensor(
+        [len(training) / max(2 * int((labels[training] == c).sum()), 1) for c in (0, 1)], device=device
+    ).float()
+    while state.epoch < settings.epochs and state.epoch - state.best_epoch < max(settings.patience, 1):
+        epoch = state.epoch
+        rng = np.random.default_rng([seed, epoch])
+        torch.manual_seed(int(rng.integers(2**31)))
+        order = rng.permutation(training)
+        model.train()
+        losses = []
+        batches = range(0, len(order), settings.batch_size)
+        for start in tqdm(batches, desc=f"{title}, epoch {epoch + 1}", unit="batch", leave=False):
+            samples = order[start : start + settings.batch_size]
+            if len(samples) == 1 and len(order) > 1:
+                continue  # batch norm has no variance over one sample
+            batch = slices[samples]
+            if augmentation is not None:
+                batch = augmentation(batch, samples, rng)
+            inputs = flipped(classifier_input(batch), rng).to(device)
+            loss = F.cross_entropy(model(inputs), torch.from_numpy(labels[samples]).to(device), weight=weight)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        held_out_loss = evaluate_loss(model, slices[judging], labels[judging], weight, device)
+        state.epoch = epoch + 1
+        train_loss = float(np.mean(losses))
+        state.history.append({"epoch": epoch + 1, "train_loss": train_loss, "held_out_loss": held_out_loss})
+        state.model = _cpu_copy(model.state_dict())
+        state.optimizer = optimizer.state_dict()
+        if held_out_loss < state.best_loss or state.best_model is None:
+            state.best_loss, state.best_epoch, state.best_model = held_out_loss, epoch + 1, state.model
+        logger.info("%s, epoch %d: loss %.4f, held-out %.4f", title, epoch + 1, train_loss, held_out_loss)
+        if on_epoch is not None:
+            on_epoch(state)
+    if state.best_model is not None:
+        model.load_state_dict(state.best_model)
+    model.eval()
+    return state
+
+
+@torch.inference_mode()
+def evaluate_loss(
+    model: SliceClassifier, slices: np.ndarray, labels: np.ndarray, weight: torch.Tensor, device: torch.device
+) -> float:
+    """Mean weighted cross entropy over samples; infinity without any."""
+    if len(slices) == 0:
+        return float("inf")
+    model.eval()
+    logits = [model(classifier_input(slices[s : s + 32]).to(device)) for s in range(0, len(slices), 32)]
+    return float(F.cross_entropy(torch.cat(logits), torch.from_numpy(labels).to(device), weight=weight))
+
+
+def flipped(inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Mirror half of a batch left to right: a brain is nearly symmetric, a tumour can be on either side."""
+    mirror = torch.from_numpy(rng.random(len(inputs)) < 0.5)
+    return torch.where(mirror[:, None, None, None], inputs.flip(-1), inputs)
+
+
+def held_out_cases(case_of: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose samples for early stopping, by whole cases so that neighbouring slices do not leak.
+
+    Args:
+        case_of: `(n,)` case name of each sample.
+        fraction: share of the cases.
+
+    Returns:
+        `(n,)` bool; with fewer than three cases, a share of the samples instead.
+    """
+    rng = np.random.default_rng([seed, 7])
+    cases = np.unique(case_of)
+    if len(cases) < 3:
+        return rng.random(len(case_of)) < fraction
+    chosen = rng.permutation(cases)[: max(1, round(fraction * len(cases)))]
+    return np.isin(case_of, chosen)
+
+
+def _cpu_copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

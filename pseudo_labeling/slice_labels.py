@@ -1,0 +1,145 @@
+"""Slice labels: CLIP says for each slice *normal* or *tumour* (paper 2.1.1, Eq. 1), or the user's own table does."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.settings import SliceLabelSettings
+
+if TYPE_CHECKING:
+    from pseudo_labeling.weights import ClipBundle
+
+BATCH = 32
+HEAD_LEVEL = 20  # of 255: darker pixels of a windowed slice are air
+
+
+@dataclass(frozen=True)
+class SliceLabels:
+    """Labels of the slices of one case.
+
+    Attributes:
+        probability: `(z,)` float32, of the slice showing a tumour.
+        label: `(z,)` int64, 1 = tumour.
+        confident: `(z,)` bool, whether the slice may train the classifier.
+    """
+
+    probability: np.ndarray
+    label: np.ndarray
+    confident: np.ndarray
+
+
+@torch.inference_mode()
+def encode_prompts(clip: ClipBundle, settings: SliceLabelSettings, device: torch.device | str) -> torch.Tensor:
+    """Text features `g_c` of the normal and the tumour prompt, of unit length.
+
+    Returns:
+        `(2, d)` float32, row 0 = normal, row 1 = tumour.
+    """
+    tokens = clip.tokenizer([settings.normal_prompt, settings.tumour_prompt]).to(device)
+    return torch.nn.functional.normalize(clip.model.encode_text(tokens).float(), dim=-1)
+
+
+@torch.inference_mode()
+def tumour_probability(
+    images: np.ndarray, clip: ClipBundle, text: torch.Tensor, device: torch.device | str
+) -> np.ndarray:
+    """Probability of *tumour* for each slice (Eq. 1), with CLIP's own learned temperature.
+
+    Eq. 1 is written without a temperature; it does not change the argmax, and without one every probability is close
+    to 0.5 and a confidence cut means nothing.
+
+    Args:
+        images: `(z, y, x)` uint8.
+        clip: model, preprocessing.
+        text: `(2, d)` from :func:`encode_prompts`.
+
+    Returns:
+        `(z,)` float32.
+    """
+    scale = clip.model.logit_scale.exp().float()
+    found = []
+    for start in range(0, len(images), BATCH):
+        batch = [clip.preprocess(Image.fromarray(image).convert("RGB")) for image in images[start : start + BATCH]]
+        features = clip.model.encode_image(torch.stack(batch).to(device)).float()
+        logits = scale * torch.nn.functional.normalize(features, dim=-1) @ text.T
+        found.append(logits.softmax(dim=-1)[:, 1].cpu().numpy())
+    return np.concatenate(found).astype(np.float32)
+
+
+def head_fraction(images: np.ndarray) -> np.ndarray:
+    """Share of pixels of each slice that are not air, `(z,)` in [0, 1]."""
+    return (images > HEAD_LEVEL).mean(axis=(1, 2))
+
+
+def labels_from_probability(probability: np.ndarray, head: np.ndarray, settings: SliceLabelSettings) -> SliceLabels:
+    """Argmax of Eq. 1, then a majority vote among confident neighbours.
+
+    Args:
+        probability: `(z,)` of *tumour*, slices in anatomical order.
+        head: `(z,)` share of head pixels.
+        settings: confidence cut, vote radius, smallest head.
+    """
+    own = (probability > 0.5).astype(np.int64)
+    seen = head >= settings.min_head_fraction
+    confident = (np.maximum(probability, 1 - probability) >= settings.min_confidence) & seen
+    label = own.copy()
+    for z in range(len(own)):
+        window = slice(max(z - settings.vote_radius, 0), z + settings.vote_radius + 1)
+        votes = np.where(own[window] == 1, 1, -1)[confident[window]].sum()
+        if votes != 0:
+            label[z] = int(votes > 0)
+    label[~seen] = 0
+    return SliceLabels(probability, label, confident)
+
+
+def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Read the user's slice labels from a CSV with the columns `case,slice,label`.
+
+    Args:
+        path: the file; `slice` counts from 0 as the scan's file does, `label` is 0 or 1.
+        depths: number of axial slices of every case of the dataset.
+
+    Returns:
+        `(z,)` int64 for each case, in the file's slice order.
+
+    Raises:
+        PseudoLabelError: missing columns, unknown case or slice, a label other than 0 or 1, a slice without or with
+            two labels.
+    """
+    labels = {case: np.full(depth, -1, dtype=np.int64) for case, depth in depths.items()}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PseudoLabelError(f"{path}: cannot be read as CSV ({error}); give a text file case,slice,label") from error
+    if not rows or not {"case", "slice", "label"} <= set(rows[0]):
+        raise PseudoLabelError(f"{path}: needs a header 'case,slice,label' and one row a slice")
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, line {number}"
+        case = row["case"]
+        if case not in labels:
+            raise PseudoLabelError(f"{where}: imagesTr has no case '{case}'; correct the name or remove the row")
+        try:
+            z, label = int(row["slice"]), int(row["label"])
+        except (TypeError, ValueError):
+            raise PseudoLabelError(f"{where}: slice and label must be whole numbers") from None
+        if not 0 <= z < depths[case]:
+            raise PseudoLabelError(f"{where}: {case} has slices 0 to {depths[case] - 1}, not {z}")
+        if label not in (0, 1):
+            raise PseudoLabelError(f"{where}: label must be 0 (normal) or 1 (tumour), not {label}")
+        if labels[case][z] >= 0:
+            raise PseudoLabelError(f"{where}: slice {z} of {case} has a label already; remove one of the rows")
+        labels[case][z] = label
+    for case, found in labels.items():
+        if (found < 0).any():
+            raise PseudoLabelError(f"{path}: slice {int(np.argmin(found))} of {case} has no label; add a row for it")
+    return labels
