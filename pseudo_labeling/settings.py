@@ -36,7 +36,7 @@ class SliceLabelSettings:
     normal_prompt: str = NORMAL_PROMPT
     tumour_prompt: str = TUMOUR_PROMPT
     min_confidence: float = 0.5  # slices whose larger class probability is below do not vote and do not train
-    vote_radius: int = 1  # majority over the 2r + 1 slices around; 0 = plain argmax, as in the paper
+    vote_radius: int = 0  # majority over the 2r + 1 slices around; 0 = plain argmax, as in the paper
     min_head_fraction: float = 0.02  # a slice with a smaller share of head pixels is normal: there is nothing to see
 
 
@@ -66,8 +66,8 @@ class AmdaSettings:
     """Adaptive masking-based data augmentation (paper 2.1.2)."""
 
     alpha: float = 20.0  # per cent of the ROI that is masked; 0 switches AMDA off
-    masked_fraction: float = 0.5  # of the samples of an epoch; the others stay as they are
-    fill: Literal["tissue", "zero"] = "tissue"  # "zero" is the paper's X * (1 - M)
+    masked_fraction: float = 1.0  # of the samples of an epoch; the others stay as they are
+    fill: Literal["tissue", "zero"] = "zero"  # "zero" = the paper's X * (1 - M); "tissue" = the slice's median of head
 
 
 @dataclass(frozen=True)
@@ -151,3 +151,23 @@ def _merged(base: Any, values: dict[str, Any], where: str) -> Any:
         else:
             changes[name] = tuple(value) if isinstance(current, tuple) else value
     return replace(base, **changes)
+
+
+# What differs from the defaults above. "embedded": what worked best on real scans with the small networks that the
+# package carries (docs/results.md).
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "public-code": {
+        "slice_labels": {"min_confidence": 0.6, "vote_radius": 5},
+        "classifier": {"epochs": 400},
+        "prompts": {"kind": "both", "points": "intensity", "margin": 10},
+        "sam": {"equalise": True},
+    },
+    "embedded": {
+        "slice_labels": {"vote_radius": 1},
+        "classifier": {"image_size": 192, "batch_size": 16, "epochs": 4, "patience": 2},
+        "cam": {"layers": ("layer2", "layer3")},
+        "amda": {"masked_fraction": 0.5, "fill": "tissue"},
+        "prompts": {"margin": 20},
+    },
+}

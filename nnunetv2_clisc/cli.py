@@ -1,0 +1,301 @@
+"""The command `nnUNetv2_clisc`: parses, calls one library function, prints. Imports nothing heavy before it must."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnunetv2_clisc import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a subcommand; mistakes of the user end in one line on standard error and exit code 2."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    from dataset_conversion.errors import ConversionError
+    from nnunetv2_clisc.errors import ClisError
+    from pseudo_labeling.errors import PseudoLabelError
+
+    command: Callable[[argparse.Namespace], int] = parsed.run
+    try:
+        code = command(parsed)
+        sys.stdout.flush()
+    except (ClisError, ConversionError, PseudoLabelError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # e.g. piped into head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_clisc",
+        description="Brain tumour segmentation from FLAIR scans without masks, as an extension of nnU-Net v2.",
+    )
+    parser.add_argument("--version", action="version", version=f"nnunetv2-clisc {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_convert(commands)
+    _add_pseudo_label(commands)
+    _add_evaluate(commands)
+    _add_stages(commands)
+    _add_weights(commands)
+    _add_export(commands)
+
+    demo = commands.add_parser("demo", help="run the whole method on made-up scans")
+    demo.add_argument("-o", "--output", type=Path, default=Path("clisc_demo"), help="folder (default: clisc_demo)")
+    demo.add_argument("-device", default="cpu", help="cpu or cuda (default: cpu)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_demo)
+
+    doctor = commands.add_parser("doctor", help="check the installation, one line a check")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------------------ convert
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    convert = commands.add_parser("convert", help="scans to an nnU-Net raw dataset without training masks")
+    layouts = convert.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
+    folder = layouts.add_parser("folder", help="a folder of .nii.gz, .nii, .mha or .nrrd volumes")
+    folder.add_argument("--images", type=Path, required=True, metavar="DIR")
+    folder.add_argument("--labels", type=Path, metavar="DIR", help="masks of the test cases (and for --fullsup-d)")
+    folder.add_argument("-n", "--name", required=True, help="the NAME of DatasetNNN_NAME")
+    folder.set_defaults(run=_convert_folder)
+    brats = layouts.add_parser("brats2020", help="BraTS2020_TrainingData as Kaggle or CBICA ship it; FLAIR only")
+    brats.set_defaults(run=_convert_brats2020)
+    lgg = layouts.add_parser("lgg", help="the TIFF folders of Kaggle's kaggle_3m")
+    lgg.set_defaults(run=_convert_lgg)
+    for layout, name in ((brats, "BraTS2020FLAIR"), (lgg, "LGG")):
+        layout.add_argument("--source", type=Path, required=True, metavar="DIR")
+        layout.add_argument("-n", "--name", default=name, help=f"the NAME of DatasetNNN_NAME (default: {name})")
+    for layout in (folder, brats, lgg):
+        layout.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+        layout.add_argument(
+            "--split", type=Path, metavar="FILE", help='JSON {"train": [...], "val": [...], "test": [...]}'
+        )
+        layout.add_argument(
+            "--fullsup-d", type=int, metavar="ID", help="also write a supervised dataset with the same cases and split"
+        )
+    for layout in (folder, lgg):
+        layout.add_argument("--seed", type=int, default=0, help="of the split made where no file gives one")
+
+
+def _convert_folder(args: argparse.Namespace) -> int:
+    from dataset_conversion.folder import convert_folder
+
+    summary = convert_folder(
+        args.images,
+        dataset_id=args.dataset_id,
+        name=args.name,
+        labels=args.labels,
+        split=args.split,
+        fullsup_id=args.fullsup_d,
+        seed=args.seed,
+    )
+    print(summary)
+    return 0
+
+
+def _convert_brats2020(args: argparse.Namespace) -> int:
+    from dataset_conversion.brats2020 import convert_brats2020
+
+    summary = convert_brats2020(
+        args.source, dataset_id=args.dataset_id, name=args.name, split=args.split, fullsup_id=args.fullsup_d
+    )
+    print(summary)
+    return 0
+
+
+def _convert_lgg(args: argparse.Namespace) -> int:
+    from dataset_conversion.lgg import convert_lgg
+
+    summary = convert_lgg(
+        args.source,
+        dataset_id=args.dataset_id,
+        name=args.name,
+        split=args.split,
+        fullsup_id=args.fullsup_d,
+        seed=args.seed,
+    )
+    print(summary)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- pseudo_label
+
+
+def _add_pseudo_label(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("pseudo_label", help="slice labels, CAMs, prompts and SAM masks into labelsTr")
+    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    parser.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument(
+        "--weights", metavar="embedded|paper|FILE", help="of all networks; FILE = a SAM (default: paper where present)"
+    )
+    parser.add_argument("--clip-weights", metavar="embedded|paper|FILE", help="CLIP's alone")
+    parser.add_argument("--sam-weights", metavar="embedded|paper|FILE", help="SAM's alone")
+    parser.add_argument("--classifier-weights", metavar="none|paper|FILE", help="the ResNet50 classifier's start")
+    parser.add_argument(
+        "--image-labels", type=Path, metavar="CSV", help="your slice labels (case,slice,label), not CLIP's"
+    )
+    parser.add_argument("--preset", choices=("paper", "public-code", "embedded"), help="(default: that of the weights)")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="JSON with settings to change")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting, e.g. prompts.margin=10"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=_pseudo_label)
+
+
+def _pseudo_label(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.labelling import pseudo_label
+
+    summary = pseudo_label(
+        args.dataset_id,
+        device=args.device,
+        weights=args.weights,
+        clip_weights=args.clip_weights,
+        sam_weights=args.sam_weights,
+        classifier_weights=args.classifier_weights,
+        image_labels=args.image_labels,
+        preset=args.preset,
+        settings_file=args.settings,
+        changes=args.set,
+        seed=args.seed,
+    )
+    print(f"{'case':<32}{'slices':>8}{'tumour':>8}{'prompted':>10}{'ROI voxels':>12}{'mask voxels':>13}")
+    for row in summary.rows:
+        print(
+            f"{row['case']:<32}{row['slices']:>8}{row['tumour_slices']:>8}{row['prompted_slices']:>10}"
+            f"{row['roi_voxels']:>12}{row['mask_voxels']:>13}"
+        )
+    if summary.empty_cases:
+        print(f"empty pseudo-labels ({len(summary.empty_cases)}): {', '.join(summary.empty_cases)}")
+    print(f"table: {summary.table}\noverlays: {summary.overlays}")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("evaluate", help="volume DSC and HD95 of predictions against masks")
+    parser.add_argument("--pred", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--gt", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.evaluation import evaluate_folders, write_evaluation_json
+
+    result = evaluate_folders(args.pred, args.gt)
+    print(result.table())
+    if args.json is not None:
+        write_evaluation_json(result, args.json)
+    return 0
+
+
+def _add_stages(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("stages", help="which stage earns what: every stage against masks (evaluation only)")
+    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    parser.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks CASE.nii.gz of the cases to score")
+    parser.add_argument(
+        "--pred", action="append", default=[], metavar="NAME=DIR", help="predictions to add as further rows"
+    )
+    parser.set_defaults(run=_stages)
+
+
+def _stages(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.stages import stage_table
+
+    print(stage_table(args.dataset_id, args.gt, args.pred))
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def _add_weights(commands: argparse._SubParsersAction) -> None:
+    weights = commands.add_parser("weights", help="published weights: download, list, verify")
+    actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
+    download = actions.add_parser("download", help="fetch weights into the cache (CLISC_WEIGHTS)")
+    download.add_argument("names", nargs="*", help="see `list` (default: those of `--weights paper`)")
+    download.set_defaults(run=_weights_download)
+    actions.add_parser("list", help="what is known, and what is in the cache").set_defaults(run=_weights_list)
+    actions.add_parser("verify", help="check the SHA-256 of what is in the cache").set_defaults(run=_weights_verify)
+
+
+def _weights_download(args: argparse.Namespace) -> int:
+    from pseudo_labeling.weights import PAPER, download
+
+    for path in download(args.names or list(PAPER.values())):
+        print(path)
+    return 0
+
+
+def _weights_list(args: argparse.Namespace) -> int:
+    from pseudo_labeling.weights import list_weights
+
+    for row in list_weights():
+        print(row)
+    return 0
+
+
+def _weights_verify(args: argparse.Namespace) -> int:
+    from pseudo_labeling.weights import verify
+
+    rows = verify()
+    for row in rows:
+        print(row)
+    return 0 if all(row.ok for row in rows) else 1
+
+
+# -------------------------------------------------------------------------------------------------------------- others
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "export_stock", help="a trained model for machines with nnU-Net and without this package"
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="nnUNet_results/DATASET/TRAINER__...")
+    parser.add_argument("-f", "--fold", default="0")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.export import export_stock
+
+    print(export_stock(args.model, args.fold, args.output))
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.demo import run_demo
+
+    run_demo(args.output, device=args.device, seed=args.seed)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.doctor import checks
+
+    rows = checks()
+    for row in rows:
+        print(row)
+    return 0 if all(row.ok for row in rows) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What is on disk: the working folder of a dataset, and which case has been through which stage with which settings."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pseudo_labeling.errors import PseudoLabelError
+
+ENDING = ".nii.gz"
+CHANNEL = f"_0000{ENDING}"
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def key_of(*parts: Any) -> str:
+    """A short key of everything a result depends on; equal keys mean the result need not be made again."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        PseudoLabelError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PseudoLabelError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise PseudoLabelError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
+
+
+class Workspace:
+    """The folder `clisc` of an nnU-Net raw dataset, with one subfolder a stage.
+
+    A finished piece of work is a small JSON record with the key of all it depends on and the SHA-256 of the files it
+    made. The record is written last, so a kill leaves work that is either recorded and whole, or done again.
+    """
+
+    def __init__(self, dataset: Path) -> None:
+        self.dataset = dataset
+        self.root = dataset / "clisc"
+        self.images_dir = dataset / "imagesTr"
+        self.labels_dir = dataset / "labelsTr"
+
+    def cases(self) -> list[str]:
+        """Names of the cases in `imagesTr`, sorted.
+
+        Raises:
+            PseudoLabelError: no images.
+        """
+        found = sorted(p.name[: -len(CHANNEL)] for p in self.images_dir.glob(f"*{CHANNEL}"))
+        if not found:
+            raise PseudoLabelError(f"{self.images_dir}: no files *{CHANNEL}; make the dataset with `convert` first")
+        return found
+
+    def image(self, case: str) -> Path:
+        """The scan of a case."""
+        return self.images_dir / f"{case}{CHANNEL}"
+
+    def label(self, case: str) -> Path:
+        """The pseudo-label of a case."""
+        return self.labels_dir / f"{case}{ENDING}"
+
+    def claim_labels(self) -> None:
+        """Make sure `labelsTr` is ours to write: a user's masks are never overwritten.
+
+        Raises:
+            PseudoLabelError: it holds labels that were there before the first run.
+        """
+        marker = self.root / "labels_are_pseudo_labels"
+        if not marker.exists():
+            present = sorted(p.name for p in self.labels_dir.glob(f"*{ENDING}"))
+            if present:
+                raise PseudoLabelError(
+                    f"{self.labels_dir / present[0]}: labelsTr holds labels that pseudo_label did not write; "
+                    "convert the scans to a dataset of their own, without masks"
+                )
+            write_bytes(marker, b"")
+        self.labels_dir.mkdir(exist_ok=True)
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file of a stage; its folder is made."""
+        folder = self.root / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def record(self, stage: str, name: str, key: str) -> dict[str, Any] | None:
+        """The record of finished work, or None when it must be (re)done."""
+        path = self.root / stage / f"{name}.json"
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return None
+        if record.get("key") != key:
+            return None
+        for file, sha256 in record["files"].items():
+            made = self.dataset / file
+            if not made.exists() or sha256_of_file(made) != sha256:
+                return None
+        return dict(record)
+
+    def finish(self, stage: str, name: str, key: str, files: Sequence[Path] = (), **content: Any) -> dict[str, Any]:
+        """Record finished work and the files it made."""
+        made = {str(f.relative_to(self.dataset)): sha256_of_file(f) for f in files}
+        record = {"key": key, "files": made, **content}
+        write_json(self.root / stage / f"{name}.json", record)
+        return record
