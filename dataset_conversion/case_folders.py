@@ -1,0 +1,30 @@
+"""Find the folders of the cases in a downloaded archive, at the top or a level or two down."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dataset_conversion.errors import ConversionError
+
+
+def find_case_folders(source: Path, pattern: re.Pattern[str], archive: str) -> list[Path]:
+    """Folders whose names match, from the first place that has any.
+
+    Args:
+        source: the folder of the case folders, or one or two levels above it.
+        pattern: what a case folder is called.
+        archive: what the folder of the case folders is called, where `source` lies above it.
+
+    Raises:
+        ConversionError: no such folder, or no case folder in any of these places.
+    """
+    if not source.is_dir():
+        raise ConversionError(f"{source}: no such folder; give the folder {archive} to --source")
+    for parent in [source, *sorted(source.glob(archive)), *sorted(source.glob(f"*/{archive}"))]:
+        if not parent.is_dir():
+            continue
+        folders = [entry for entry in sorted(parent.iterdir()) if pattern.fullmatch(entry.name) and entry.is_dir()]
+        if folders:
+            return folders
+    raise ConversionError(f"{source}: has no case folder ({pattern.pattern}); give the folder {archive} to --source")

@@ -1,0 +1,57 @@
+"""Any folder of FLAIR volumes, one file a case, with optional masks and split file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataset_conversion.errors import ConversionError
+from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, write_dataset
+from dataset_conversion.splits import draw_split, read_split
+from dataset_conversion.target import prepare_target
+from dataset_conversion.volumes import list_volumes
+
+
+def convert_folder(
+    images: Path,
+    *,
+    dataset_id: int,
+    name: str,
+    labels: Path | None = None,
+    split: Path | None = None,
+    fullsup_id: int | None = None,
+    seed: int = 0,
+) -> ConversionSummary:
+    """Convert a folder of `.nii.gz`, `.nii`, `.mha` or `.nrrd` scans.
+
+    A case is named by its file without extension and without `_0000`. Its mask has the same case name; the extension
+    may differ. Without a split file every case goes to `imagesTr`, four fifths of them for training, and there are no
+    test cases; cases that a split file does not name are left out.
+
+    Args:
+        labels: folder of masks, label > 0 = tumour. Only masks of test cases are opened, and with `fullsup_id` those
+            of training and validation cases too, so the folder need not hold others.
+        split: JSON file `{"train": [...], "val": [...], "test": [...]}`.
+        fullsup_id: id of a second dataset with ground truth for training.
+        seed: of the random split, where one is drawn.
+
+    Raises:
+        ConversionError: see `prepare_target`, `read_split` and `write_dataset`.
+    """
+    images, labels = Path(images), None if labels is None else Path(labels)
+    target = prepare_target(dataset_id, name, fullsup_id)
+    if fullsup_id is not None and labels is None:
+        raise ConversionError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
+    scans = list_volumes(images)
+    masks: dict[str, Path] = {}
+    if labels is not None:
+        if labels.resolve() == images.resolve():
+            raise ConversionError(f"--labels {labels}: is the folder of the scans; keep the masks in another folder")
+        masks = list_volumes(labels)
+        if not masks.keys() & scans.keys():
+            raise ConversionError(f"--labels {labels}: no mask is named like a scan in {images}; rename them to match")
+    cases = {case: CaseSource(case, path, masks.get(case)) for case, path in scans.items()}
+    chosen = read_split(Path(split), cases, seed=seed) if split is not None else draw_split(cases, seed=seed)
+    notes: tuple[str, ...] = ()
+    if labels is not None and fullsup_id is None and not chosen.test:
+        notes = (f"--labels {labels} was not used: there are no test cases and no --fullsup-d",)
+    return write_dataset(target, cases, chosen, source="folder", notes=notes)

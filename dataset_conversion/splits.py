@@ -1,0 +1,111 @@
+"""Which case is for training, validation or test: from a file, or drawn by a seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataset_conversion.errors import ConversionError
+from dataset_conversion.volumes import check_case_name
+
+PARTS = ("train", "val", "test")
+VAL_FRACTION = 0.2  # nnU-Net's own 80:20, where the user names no validation cases
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case names of the three parts, and in words where they come from."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    origin: str
+
+    @property
+    def trainval(self) -> tuple[str, ...]:
+        """The cases that go to `imagesTr`."""
+        return self.train + self.val
+
+
+def draw_split(names: Iterable[str], *, seed: int, val: float = VAL_FRACTION, test: float = 0.0) -> Split:
+    """Divide cases at random, the same way for the same names and seed.
+
+    Args:
+        val: fraction for validation, at least one case.
+        test: fraction for testing.
+
+    Raises:
+        ConversionError: fewer than two cases left for training and validation.
+    """
+    ordered = sorted(names)
+    shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
+    n_test = round(test * len(ordered))
+    n_val = max(1, round(val * len(ordered)))
+    if len(ordered) - n_test - n_val < 1:
+        raise ConversionError(
+            f"{len(ordered)} case(s) are too few: training and validation need one each; add scans or give --split FILE"
+        )
+    parts = shuffled[n_test + n_val :], shuffled[n_test : n_test + n_val], shuffled[:n_test]
+    percent = [round(100 * share) for share in (1 - val - test, val, test)]
+    ratio = ":".join(map(str, percent if test else percent[:2]))
+    train_names, val_names, test_names = (tuple(sorted(part)) for part in parts)
+    return Split(train_names, val_names, test_names, f"drawn {ratio} with seed {seed}")
+
+
+def read_split(path: Path, known: Collection[str], *, seed: int = 0) -> Split:
+    """Read `{"train": [...], "val": [...], "test": [...]}`; a missing list is empty.
+
+    nnU-Net cannot train without validation cases, so when the file names none, a seeded fifth of `train` is set aside.
+
+    Args:
+        known: names of the cases there are scans of.
+
+    Raises:
+        ConversionError: not such a file, an unknown case, a case twice, or nothing to train on.
+    """
+    content = _load(path)
+    seen: dict[str, str] = {}
+    unknown: list[str] = []
+    for part in PARTS:
+        for name in content[part]:
+            check_case_name(name, path)
+            if name in seen:
+                lists = f"twice in {part}" if seen[name] == part else f"in both {seen[name]} and {part}"
+                raise ConversionError(f"{path}: case {name} is {lists}; name each case once")
+            seen[name] = part
+            if name not in known:
+                unknown.append(name)
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise ConversionError(
+            f"{path}: there is no scan of case {unknown[0]}{more}; list only cases that exist (--split FILE)"
+        )
+    if not content["train"]:
+        raise ConversionError(f"{path}: no training case; fill the list 'train'")
+    train, val, test = (tuple(content[part]) for part in PARTS)
+    if val:
+        return Split(train, val, test, f"given in {path.name}")
+    drawn = draw_split(train, seed=seed)
+    return Split(drawn.train, drawn.val, test, f"given in {path.name}, its train list {drawn.origin} for validation")
+
+
+def _load(path: Path) -> dict[str, list[str]]:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read ({error.strerror}); give a JSON file to --split") from error
+    except ValueError as error:  # broken JSON or broken UTF-8
+        raise ConversionError(f"{path}: not a JSON file; give lists of names: train, val, test") from error
+    well_formed = isinstance(content, dict) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in content.values()
+    )
+    if not well_formed or set(content) - set(PARTS):
+        raise ConversionError(
+            f'{path}: expected {{"train": [names], "val": [names], "test": [names]}} and nothing else'
+        )
+    return {part: content.get(part, []) for part in PARTS}
