@@ -14,7 +14,7 @@ from dataset_conversion.errors import ConversionError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
-_META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4}  # all others: 8 at most
+_META_BYTES = {"SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8, "LONG_LONG": 8, "ULONG_LONG": 8}
 
 
 def check_complete(path: Path) -> None:
@@ -43,42 +43,28 @@ def _truncated(path: Path) -> ConversionError:
 
 def _check_nifti(path: Path) -> None:
     with path.open("rb") as raw:
-        compressed = raw.read(2) == _GZIP_MAGIC  # the reader goes by content as well, not by the name
-    opener: type[gzip.GzipFile] | None = gzip.GzipFile if compressed else None
-    with opener(path, "rb") if opener else path.open("rb") as file:
-        header = file.read(540)
+        compressed = raw.read(2) == _GZIP_MAGIC  # by content, since the name may lie
+        raw.seek(0)
+        file: BinaryIO = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
+        header = file.read(348)
         expected = _nifti_bytes(header)
         if expected is None:
-            raise ConversionError(f"{path}: not a NIfTI file; replace it or correct its extension")
-        found = len(header) + _count_bytes(file) if compressed else path.stat().st_size
+            raise ConversionError(f"{path}: not a NIfTI-1 file; replace it or correct its extension")
+        found = len(header) + sum(len(chunk) for chunk in iter(lambda: file.read(_CHUNK), b""))
     if found < expected:
         raise _truncated(path)
 
 
-def _count_bytes(file: gzip.GzipFile | BinaryIO) -> int:
-    total = 0
-    while chunk := file.read(_CHUNK):
-        total += len(chunk)
-    return total
-
-
 def _nifti_bytes(header: bytes) -> int | None:
-    """Uncompressed size in bytes that a NIfTI-1 or NIfTI-2 header promises, `None` if it is neither."""
+    """Uncompressed size in bytes that a NIfTI-1 header promises, `None` if it is none."""
+    if len(header) < 348:
+        return None
     for order in "<>":
-        size = struct.unpack_from(order + "i", header)[0] if len(header) >= 4 else 0
-        if size == 348 and len(header) >= 348:
-            dims = struct.unpack_from(order + "8h", header, 40)
+        dims = struct.unpack_from(order + "8h", header, 40)
+        if struct.unpack_from(order + "i", header)[0] == 348 and 1 <= dims[0] <= 7:
             bits = struct.unpack_from(order + "h", header, 72)[0]
             offset = struct.unpack_from(order + "f", header, 108)[0]
-        elif size == 540 and len(header) >= 540:
-            dims = struct.unpack_from(order + "8q", header, 16)
-            bits = struct.unpack_from(order + "h", header, 14)[0]
-            offset = struct.unpack_from(order + "q", header, 168)[0]
-        else:
-            continue
-        if not (1 <= dims[0] <= 7 and 0 <= offset < 2**40):
-            return None
-        return int(offset) + math.prod(dims[1 : dims[0] + 1]) * bits // 8
+            return int(min(max(offset, 0), 1e12)) + math.prod(dims[1 : dims[0] + 1]) * bits // 8
     return None
 
 
@@ -101,7 +87,7 @@ def _check_meta_image(path: Path) -> None:
         else:
             kind = fields.get("elementtype", "").removeprefix("MET_").removesuffix("_ARRAY")
             channels = int(fields.get("elementnumberofchannels", 1))
-            expected = math.prod(map(int, fields["dimsize"].split())) * channels * _META_BYTES.get(kind, 1)
+            expected = math.prod(map(int, fields["dimsize"].split())) * channels * _META_BYTES.get(kind, 1)  # at least
     except ValueError as error:
         raise _truncated(path) from error
     if fields["elementdatafile"].upper() == "LOCAL" and present < expected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ ARCHIVE_FOLDER = "kaggle_3m"
 FLAIR_CHANNEL = 1  # the three are pre-contrast, FLAIR, post-contrast
 NOMINAL_HEIGHT_MM = 140.0  # the slice spacing was not distributed; the stacks cover a head, so share its height out
 _CASE_FOLDER = re.compile(r"TCGA_\w+_\d{8}", re.ASCII)
+# A slice cut short makes Pillow warn before it raises; our error says all there is to say.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 
 def convert_lgg(

@@ -65,13 +65,12 @@ class ConversionSummary:
     split: str
     notes: tuple[str, ...] = ()
 
-    def lines(self) -> list[str]:
-        """The summary as lines of text."""
+    def __str__(self) -> str:
         counts = f"{self.train} training, {self.val} validation, {self.test} test cases ({self.test_masks} test masks)"
         lines = [f"{self.dataset}: {counts}", f"split: {self.split}"]
         if self.fullsup:
             lines.append(f"{self.fullsup}: the same cases with ground truth in labelsTr, for the supervised baseline")
-        return lines + [f"note: {note}" for note in self.notes]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
 def write_dataset(
@@ -152,7 +151,7 @@ def _write_frame(raw: Path, preprocessed: Path, target: Target, split: Split, so
     for name in folders:
         (raw / name).mkdir(parents=True)
     preprocessed.mkdir(parents=True)
-    labels_from = "manual masks" if fullsup else "none yet: written by pseudo_label, never ground truth"
+    labels_from = "manual masks" if fullsup else "pseudo-labels once pseudo_label has run, never ground truth"
     dataset_json = {
         "name": raw.name.split("_", 1)[1],
         "channel_names": {"0": "FLAIR"},

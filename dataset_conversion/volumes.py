@@ -122,4 +122,4 @@ def check_same_grid(first: sitk.Image, first_path: Path, second: sitk.Image, sec
 
 
 def _numbers(values: np.ndarray) -> str:
-    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+    return "(" + ", ".join(f"{value:.7g}" for value in values) + ")"

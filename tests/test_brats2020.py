@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from volume_files import cube, geometry, read, voxels, write
+
+from dataset_conversion.brats2020 import PAPER_SPLIT, convert_brats2020
+from dataset_conversion.errors import ConversionError
+
+BRATS = {
+    "spacing": (1.0, 1.0, 1.0),
+    "origin": (0.0, -239.0, 0.0),
+    "direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+}
+NUMBERS = (1, 2, 10, 355)
+
+
+def name_of(number: int) -> str:
+    return f"BraTS20_Training_{number:03d}"
+
+
+def labels(seed: int) -> np.ndarray:
+    """BraTS labels 0, 1, 2 and 4."""
+    return np.random.default_rng(seed).choice([0, 0, 0, 1, 2, 4], (5, 8, 9)).astype(np.int16)
+
+
+def make_case(root: Path, number: int, ending: str = ".nii") -> None:
+    case = name_of(number)
+    folder = root / case
+    seg = "W39_1998.09.19_Segm" if number == 355 else f"{case}_seg"
+    write(folder / f"{seg}{ending}", labels(number), **BRATS)
+    for modality, offset in (("flair", 0), ("t1", 1000), ("t1ce", 2000), ("t2", 3000)):
+        write(folder / f"{case}_{modality}{ending}", voxels(number) + np.int16(offset), **BRATS)
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    path = tmp_path / "split.json"
+    parts = {"train": [name_of(1), name_of(355)], "val": [name_of(2)], "test": [name_of(10)]}
+    path.write_text(json.dumps(parts))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    "above", ["", "MICCAI_BraTS2020_TrainingData", "BraTS2020_TrainingData/MICCAI_BraTS2020_TrainingData"]
+)
+def test_flair_and_whole_tumour_from_every_layout(
+    nnunet: Path, tmp_path: Path, split: Path, ending: str, above: str
+) -> None:
+    for number in NUMBERS:
+        make_case(tmp_path / "in" / above, number, ending)
+    (tmp_path / "in" / above / "name_mapping.csv").write_text("ids\n")
+    summary = convert_brats2020(tmp_path / "in", dataset_id=1, split=split, fullsup_id=2)
+    assert (summary.train, summary.val, summary.test, summary.test_masks) == (2, 1, 1, 1)
+    main, twin = nnunet / "raw/Dataset001_BraTS2020FLAIR", nnunet / "raw/Dataset002_BraTS2020FLAIR_fullsup"
+    assert list((main / "labelsTr").iterdir()) == []
+    for number in NUMBERS:
+        part = "Ts" if number == 10 else "Tr"
+        image = main / f"images{part}/{name_of(number)}_0000.nii.gz"
+        np.testing.assert_array_equal(read(image), voxels(number))
+        assert geometry(image)[3:6] == pytest.approx([0, -239, 0])
+        label = (main if part == "Ts" else twin) / f"labels{part}/{name_of(number)}.nii.gz"
+        np.testing.assert_array_equal(read(label), labels(number) > 0)
+
+
+def test_shipped_split_is_the_papers() -> None:
+    parts = json.loads(PAPER_SPLIT.read_text())
+    assert {part: len(cases) for part, cases in parts.items()} == {"train": 257, "val": 37, "test": 75}
+    cases = [case for part in parts.values() for case in part]
+    assert sorted(cases) == [name_of(number) for number in range(1, 370)]
+
+
+def test_papers_split_by_default(nnunet: Path, tmp_path: Path) -> None:
+    """All 369 cases, tiny ones, go where the paper has them."""
+    parts = json.loads(PAPER_SPLIT.read_text())
+    scan = write(tmp_path / "scan.nii.gz", voxels(shape=(2, 3, 4))).read_bytes()
+    mask = write(tmp_path / "mask.nii.gz", cube((2, 3, 4))).read_bytes()
+    for case in (case for part in parts.values() for case in part):
+        (tmp_path / "in" / case).mkdir(parents=True)
+        (tmp_path / "in" / case / f"{case}_flair.nii.gz").write_bytes(scan)
+        seg = "W39_1998.09.19_Segm" if case.endswith("355") else f"{case}_seg"
+        (tmp_path / "in" / case / f"{seg}.nii.gz").write_bytes(mask)
+    summary = convert_brats2020(tmp_path / "in", dataset_id=1)
+    assert (summary.train, summary.val, summary.test, summary.test_masks) == (257, 37, 75, 75)
+    dataset = nnunet / "raw/Dataset001_BraTS2020FLAIR"
+    assert sorted(p.name for p in (dataset / "labelsTs").iterdir()) == sorted(f"{c}.nii.gz" for c in parts["test"])
+    assert json.loads((dataset / "splits_final.json").read_text()) == [{k: parts[k] for k in ("train", "val")}]
+
+
+class TestBadInput:
+    def fails(self, nnunet: Path, message: str, source: Path, **options: object) -> None:
+        with pytest.raises(ConversionError, match=message):
+            convert_brats2020(source, dataset_id=1, **options)  # type: ignore[arg-type]
+        assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
+
+    def test_incomplete_download_names_a_missing_case(self, nnunet: Path, tmp_path: Path) -> None:
+        make_case(tmp_path / "in", 1)
+        self.fails(nnunet, r"no scan of case BraTS20_Training_\d+ \(and 367 more\); .*--split", tmp_path / "in")
+
+    def test_case_without_flair(self, nnunet: Path, tmp_path: Path, split: Path) -> None:
+        for number in NUMBERS:
+            make_case(tmp_path / "in", number)
+        (tmp_path / "in" / name_of(2) / f"{name_of(2)}_flair.nii").unlink()
+        self.fails(nnunet, "BraTS20_Training_002: has no BraTS20_Training_002_flair", tmp_path / "in", split=split)
+
+    def test_both_compressed_and_plain(self, nnunet: Path, tmp_path: Path, split: Path) -> None:
+        for ending in (".nii", ".nii.gz"):
+            make_case(tmp_path / "in", 1, ending)
+        self.fails(nnunet, "second file beside", tmp_path / "in", split=split)
+
+    def test_only_case_355_may_be_misnamed(self, nnunet: Path, tmp_path: Path, split: Path) -> None:
+        for number in NUMBERS:
+            make_case(tmp_path / "in", number)
+        folder = tmp_path / "in" / name_of(1)
+        (folder / f"{name_of(1)}_seg.nii").rename(folder / "W39_1998.09.19_Segm.nii")
+        self.fails(nnunet, "training case BraTS20_Training_001 has no mask", tmp_path / "in", split=split, fullsup_id=2)
+
+    def test_no_such_data(self, nnunet: Path, tmp_path: Path) -> None:
+        self.fails(nnunet, "no such folder", tmp_path / "nowhere")
+        (tmp_path / "empty").mkdir()
+        self.fails(nnunet, "empty: has no case folder", tmp_path / "empty")

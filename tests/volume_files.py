@@ -1,0 +1,61 @@
+"""Small real image files for tests, and a look at what is in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+SPACING = (0.9, 0.8, 3.0)
+ORIGIN = (-90.5, 126.25, -72.0)
+# A proper rotation about no axis of the grid, as in a scan planned obliquely.
+OBLIQUE = (0.8, -0.6, 0.0, 0.48, 0.64, -0.6, 0.36, 0.48, 0.8)
+FLIPPED = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+LEFT_HANDED = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def voxels(seed: int = 0, shape: tuple[int, int, int] = (5, 8, 9)) -> np.ndarray:
+    """A `(z, y, x)` int16 scan of noise."""
+    return np.random.default_rng(seed).integers(0, 900, shape).astype(np.int16)
+
+
+def cube(shape: tuple[int, int, int] = (5, 8, 9), value: int = 1) -> np.ndarray:
+    """A `(z, y, x)` uint8 mask with a block of one label."""
+    mask = np.zeros(shape, np.uint8)
+    mask[1:4, 2:6, 3:7] = value
+    return mask
+
+
+def write(
+    path: Path,
+    array: np.ndarray,
+    *,
+    spacing: tuple[float, ...] = SPACING,
+    origin: tuple[float, ...] = ORIGIN,
+    direction: tuple[float, ...] = OBLIQUE,
+) -> Path:
+    """Write a `(z, y, x)` array as a volume with a geometry; makes the folder."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path), useCompression=True)
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    """Voxels `(z, y, x)` of a file."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def geometry(path: Path) -> np.ndarray:
+    """Spacing, origin and direction of a file in one vector."""
+    image = sitk.ReadImage(str(path))
+    return np.array([*image.GetSpacing(), *image.GetOrigin(), *image.GetDirection()])
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
