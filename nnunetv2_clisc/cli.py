@@ -197,12 +197,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.evaluation import evaluate_folders, write_evaluation_json
+    from nnunetv2_clisc.evaluation import evaluate_folders
 
     result = evaluate_folders(args.pred, args.gt)
-    print(result.table())
+    print(result.to_markdown())
     if args.json is not None:
-        write_evaluation_json(result, args.json)
+        result.save_json(args.json)
     return 0
 
 
@@ -237,9 +237,9 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
 
 
 def _weights_download(args: argparse.Namespace) -> int:
-    from pseudo_labeling.weights import PAPER, download
+    from pseudo_labeling.weights import download
 
-    for path in download(args.names or list(PAPER.values())):
+    for path in download(args.names or ["paper"]):
         print(path)
     return 0
 

@@ -20,7 +20,7 @@ from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import ClassifierSettings
 
 if TYPE_CHECKING:
-    from pseudo_labeling.weights import ClipBundle
+    from pseudo_labeling.models import ClipBundle
 
 logger = logging.getLogger(__name__)
 

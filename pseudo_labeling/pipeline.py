@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pseudo_labeling import weights
+from pseudo_labeling import models, weights
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
 from pseudo_labeling.errors import PseudoLabelError
@@ -124,8 +124,8 @@ class PseudoLabeling:
                 self.settings.window,
                 self.settings.classifier,
                 self.settings.seed,
-                weights.identify("clip", self.specs.clip),
-                weights.identify("resnet50", self.specs.classifier),
+                weights.identify("clip", self.specs.clip).sha256,
+                weights.identify("resnet50", self.specs.classifier).sha256,
             )
         )
         summary = self._masks(images, labels, passes, rois)
@@ -135,8 +135,8 @@ class PseudoLabeling:
     # ------------------------------------------------------------------------------------------------- slice labels
 
     @cached_property
-    def _clip(self) -> weights.ClipBundle:
-        return weights.load_clip(self.specs.clip, self.device)
+    def _clip(self) -> models.ClipBundle:
+        return models.load_clip(self.specs.clip, self.device)
 
     def _read(self, case: str) -> tuple[Scan, np.ndarray]:
         scan = read_scan(self.files.image(case))
@@ -144,7 +144,7 @@ class PseudoLabeling:
 
     def _slice_labels(self, images: dict[str, str]) -> dict[str, SliceLabels]:
         settings = self.settings.slice_labels
-        source: Any = [settings.normal_prompt, settings.tumour_prompt, weights.identify("clip", self.specs.clip)]
+        source: Any = [settings.normal_prompt, settings.tumour_prompt, weights.identify("clip", self.specs.clip).sha256]
         if self.image_labels is not None:
             source = sha256_of_file(self.image_labels) if self.image_labels.is_file() else None
         records: dict[str, dict[str, Any]] = {}
@@ -224,7 +224,7 @@ class PseudoLabeling:
         clip = self._clip if settings.backbone in ("auto", "clip") else None
         imagenet = None
         if settings.backbone in ("auto", "resnet50"):
-            imagenet = weights.load_resnet50_state(self.specs.classifier)
+            imagenet = models.load_resnet50_state(self.specs.classifier)
         return build_classifier(settings, clip, imagenet, self.settings.seed)
 
     # -------------------------------------------------------------------------------------------------- masks and end
@@ -233,7 +233,7 @@ class PseudoLabeling:
         self, images: dict[str, str], labels: dict[str, SliceLabels], passes: CamPasses, rois: dict[str, str]
     ) -> Summary:
         segmenter: SamSegmenter | None = None
-        sam = weights.identify("sam", self.specs.sam)
+        sam = weights.identify("sam", self.specs.sam).sha256
         rows: list[dict[str, Any]] = []
         overlays = self.files.root / "overlays"
         overlays.mkdir(exist_ok=True)
@@ -246,7 +246,7 @@ class PseudoLabeling:
                 roi = passes.roi(passes.final, case, scan)
                 prompts = prompts_from_roi(roi, slices, self.settings.prompts)
                 if segmenter is None:
-                    model = weights.load_sam(self.specs.sam, self.device).model
+                    model = models.load_sam(self.specs.sam, self.device).model
                     segmenter = SamSegmenter(model, self.settings.sam, self.device)
                 mask = segmenter.masks(slices, prompts)
                 write_mask(scan, mask, self.files.label(case))
@@ -289,8 +289,8 @@ class PseudoLabeling:
         content["clisc"] = {
             "settings": self.settings.to_dict(),
             "weights": {
-                kind: dataclasses.asdict(weights.identify(kind, getattr(self.specs, name)))
-                for kind, name in (("clip", "clip"), ("sam", "sam"))
+                "clip": dataclasses.asdict(weights.identify("clip", self.specs.clip)),
+                "sam": dataclasses.asdict(weights.identify("sam", self.specs.sam)),
             },
             "classifier": self._classifier_record(final),
             "image_labels": None if self.image_labels is None else sha256_of_file(self.image_labels),

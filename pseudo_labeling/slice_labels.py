@@ -16,7 +16,7 @@ from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import SliceLabelSettings
 
 if TYPE_CHECKING:
-    from pseudo_labeling.weights import ClipBundle
+    from pseudo_labeling.models import ClipBundle
 
 BATCH = 32
 HEAD_LEVEL = 20  # of 255: darker pixels of a windowed slice are air

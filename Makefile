@@ -1,0 +1,31 @@
+# Everything a fresh clone needs is made here: a virtual environment in .venv, then the tests or the demo.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup test test-slow demo lint clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: setup.py pyproject.toml nnunetv2_clisc_discovery.pth
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip 'setuptools>=77' wheel
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: setup
+	$(BIN)/nnUNetv2_clisc demo -o demo_output
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo_output

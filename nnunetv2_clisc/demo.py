@@ -1,0 +1,116 @@
+"""The main job on made-up scans, through the installed commands, with a table of what each stage earns."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.stages import stage_table
+from pseudo_labeling.embedded.phantoms import phantom_volume
+
+logger = logging.getLogger(__name__)
+
+TRAINING, VALIDATION, TEST = 14, 2, 6  # cases
+SHAPE, SPACING_MM = (24, 160, 160), (1.2, 1.2, 5.0)  # (z, y, x) voxels; x, y, z
+DATASET, FULLSUP, NAME = 901, 902, "Phantoms"
+TRAINER = "CLISCTrainer_small"
+
+
+def make_phantoms(folder: Path, seed: int) -> None:
+    """Write phantom scans, their true masks and a split, as a user's folder would look.
+
+    Args:
+        folder: gets `images/`, `labels/` and `split.json`.
+        seed: of all chance.
+    """
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    cases = [f"phantom_{number:02d}" for number in range(TRAINING + VALIDATION + TEST)]
+    for number, case in enumerate(tqdm(cases, desc="phantoms", unit="case")):
+        volume, mask = phantom_volume(np.random.default_rng([seed, number]), SHAPE)
+        for kind, array in (("images", volume.astype(np.float32)), ("labels", mask.astype(np.uint8))):
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing(SPACING_MM)
+            sitk.WriteImage(image, str(folder / kind / f"{case}.nii.gz"), useCompression=True)
+    split = {
+        "train": cases[:TRAINING],
+        "val": cases[TRAINING : TRAINING + VALIDATION],
+        "test": cases[TRAINING + VALIDATION :],
+    }
+    (folder / "split.json").write_text(json.dumps(split, indent=1))
+
+
+def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
+    """Phantoms, convert, pseudo_label, plan, train both rounds, predict, evaluate; each step the command a user types.
+
+    Args:
+        output: folder for everything; must not exist or hold an earlier demo, which is replaced.
+        device: `cpu` or `cuda`.
+        seed: of phantoms and labelling.
+
+    Raises:
+        ClisError: the folder holds something else, or a step failed.
+    """
+    start = time.monotonic()
+    marker = output / "clisc_demo"
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise ClisError(f"-o {output}: the folder is not empty and no earlier demo; name another")
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    marker.touch()
+    scans = output.resolve() / "scans"
+    make_phantoms(scans, seed)
+
+    folders = {name: output.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        os.environ[name] = str(folder)
+    dataset = f"Dataset{DATASET}_{NAME}"
+    raw = folders["nnUNet_raw"] / dataset
+    model = folders["nnUNet_results"] / dataset / f"{TRAINER}__nnUNetPlans__3d_fullres" / "fold_0"
+    predictions = {name: output.resolve() / f"predictions_{name}" for name in ("round_1", "round_2")}
+    predict = ["nnUNetv2_predict", "-d", str(DATASET), "-c", "3d_fullres", "-f", "0", "-tr", TRAINER]
+    predict += ["-device", device, "--disable_tta", "-npp", "1", "-nps", "1", "-i", str(raw / "imagesTs")]
+    steps = [
+        ["nnUNetv2_clisc", "convert", "folder", "--images", str(scans / "images"), "--labels", str(scans / "labels"),
+         "--split", str(scans / "split.json"), "-d", str(DATASET), "-n", NAME, "--fullsup-d", str(FULLSUP)],
+        ["nnUNetv2_clisc", "pseudo_label", "-d", str(DATASET), "-device", device, "--weights", "embedded",
+         "--seed", str(seed)],
+        ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "3d_fullres", "-np", "2"],
+        ["nnUNetv2_train", str(DATASET), "3d_fullres", "0", "-tr", TRAINER, "-device", device],
+        [*predict, "-o", str(predictions["round_1"]), "-chk", "round_1/checkpoint_final.pth"],
+        [*predict, "-o", str(predictions["round_2"])],
+        ["nnUNetv2_clisc", "evaluate", "--pred", str(predictions["round_2"]), "--gt", str(raw / "labelsTs")],
+    ]  # fmt: skip
+    for step in steps:
+        _run(step)
+
+    rows = [f"{name.replace('_', ' ')}={folder}" for name, folder in predictions.items()]
+    print("\n" + stage_table(DATASET, scans / "labels", rows))
+    print(f"\noverlays of the pseudo-labels: {raw / 'clisc' / 'overlays'}")
+    print(f"cases dropped between the rounds, with overlays: {model / 's3f'}")
+    print(f"predictions: {predictions['round_2']}")
+    print(f"time: {(time.monotonic() - start) / 60:.1f} min")
+
+
+def _run(command: list[str]) -> None:
+    """Run an installed command of this environment, showing it as a user would type it."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    program = Path(sys.executable).parent / command[0]
+    start = time.monotonic()
+    result = subprocess.run([str(program), *command[1:]], env=os.environ | {"nnUNet_n_proc_DA": "2"})
+    if result.returncode != 0:
+        raise ClisError(f"{command[0]}: ended with code {result.returncode}; its own message is above")
+    print(f"[{time.monotonic() - start:.0f} s]", flush=True)

@@ -1,0 +1,111 @@
+"""Is this installation fit to work? One line a check, saying what to do where it is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+GIB = 2**30
+ENOUGH_DISK_GIB = 20  # a BraTS-size dataset: raw, preprocessed and results
+TRAINER = "CLISCTrainer"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check."""
+
+    name: str
+    ok: bool
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.ok else 'BAD'}  {self.name:<20} {self.detail}"
+
+
+def checks() -> list[Check]:
+    """Run all checks."""
+    rows = [_nnunet(), _guarded("trainer", _trainer)]
+    rows += [_folder(name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
+    rows += [_guarded("embedded weights", _embedded), _guarded("published weights", _published)]
+    rows += [_guarded("device", _device), _disk()]
+    return rows
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    """A check that breaks is a check that failed: the doctor must reach the end of the list."""
+    try:
+        return check()
+    except Exception as error:  # whatever a broken installation throws
+        return Check(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _nnunet() -> Check:
+    try:
+        found = version("nnunetv2")
+    except PackageNotFoundError:
+        return Check("nnU-Net", False, "not installed; pip install 'nnunetv2>=2.8,<3'")
+    numbers = tuple(int(part) for part in found.split(".")[:2])
+    ok = (2, 8) <= numbers < (3, 0)
+    return Check("nnU-Net", ok, f"version {found}" + ("" if ok else "; pip install 'nnunetv2>=2.8,<3'"))
+
+
+def _trainer() -> Check:
+    import contextlib
+    import io
+
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches
+        found = recursive_find_trainer_class_by_name(TRAINER)
+    return Check("trainer", True, f"{TRAINER} found in {found.__module__}")
+
+
+def _folder(name: str) -> Check:
+    value = os.environ.get(name)
+    if not value:
+        return Check(name, False, f"not set; export {name}=/some/folder")
+    path = Path(value)
+    if not path.is_dir():
+        return Check(name, False, f"{path} is no folder; mkdir -p {path}")
+    if not os.access(path, os.W_OK):
+        return Check(name, False, f"{path} cannot be written to; choose another or change its rights")
+    return Check(name, True, str(path))
+
+
+def _embedded() -> Check:
+    from pseudo_labeling.weights import identify
+
+    names = [identify(role, "embedded").sha256[:12] for role in ("clip", "sam")]
+    return Check("embedded weights", True, f"clip {names[0]}..., sam {names[1]}...")
+
+
+def _published() -> Check:
+    from pseudo_labeling.weights import cache_dir, paper_available
+
+    if paper_available():
+        return Check("published weights", True, f"in {cache_dir()}")
+    # not having them is no fault: the embedded ones are used
+    return Check("published weights", True, f"not in {cache_dir()}; `nnUNetv2_clisc weights download` fetches them")
+
+
+def _device() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        return Check("device", True, f"cuda, {torch.cuda.get_device_name(0)}, torch {torch.__version__}")
+    return Check("device", True, f"cpu, {torch.get_num_threads()} threads, torch {torch.__version__}; give -device cpu")
+
+
+def _disk() -> Check:
+    place = Path(os.environ.get("nnUNet_results") or ".")
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / GIB
+    ok = free >= ENOUGH_DISK_GIB
+    return Check(
+        "disk", ok, f"{free:.0f} GiB free at {place}" + ("" if ok else f"; make room for {ENOUGH_DISK_GIB} GiB")
+    )

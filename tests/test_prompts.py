@@ -1,0 +1,77 @@
+"""ROI to prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pseudo_labeling.prompts import bounding_box, brightest_points, centre_and_corners, prompts_from_roi
+from pseudo_labeling.settings import PromptSettings
+
+
+@pytest.fixture
+def roi() -> np.ndarray:
+    roi = np.zeros((3, 40, 50), dtype=bool)
+    roi[1, 10:21, 30:36] = True
+    return roi
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (3, 40, 50)).astype(np.uint8)
+
+
+def test_box_is_x_before_y_and_tight(roi: np.ndarray) -> None:
+    assert bounding_box(roi[1]).tolist() == [30, 10, 35, 20]
+
+
+def test_margin_grows_the_box_and_stays_inside(roi: np.ndarray) -> None:
+    assert bounding_box(roi[1], 5).tolist() == [25, 5, 40, 25]
+    assert bounding_box(roi[1], 100).tolist() == [0, 0, 49, 39]
+
+
+def test_centre_is_foreground_and_corners_are_background() -> None:
+    points, labels = centre_and_corners(np.array([30, 10, 36, 20]))
+    assert points[labels == 1].tolist() == [[33, 15]]
+    assert sorted(points[labels == 0].tolist()) == [[30, 10], [30, 20], [36, 10], [36, 20]]
+
+
+def test_brightest_points_are_in_the_roi_bright_first_and_apart(roi: np.ndarray) -> None:
+    image = np.full((40, 50), 60, dtype=np.uint8)
+    image[18:20, 32:34] = 250
+    image[:5, :5] = 255  # brighter, but not in the ROI
+    points = brightest_points(roi[1], image)
+    assert len(points) == 5
+    assert all(roi[1][int(y), int(x)] for x, y in points)
+    assert np.hypot(points[0][0] - 32.5, points[0][1] - 18.5) < 2
+    gaps = [np.hypot(*(a - b)) for i, a in enumerate(points) for b in points[i + 1 :]]
+    assert min(gaps) > 1.5
+
+
+def test_single_pixel_roi_gives_a_single_bright_point() -> None:
+    roi = np.zeros((9, 9), dtype=bool)
+    roi[4, 7] = True
+    assert brightest_points(roi, np.zeros((9, 9), dtype=np.uint8)).tolist() == [[7, 4]]
+
+
+def test_empty_slices_get_no_prompt(roi: np.ndarray, images: np.ndarray) -> None:
+    prompts = prompts_from_roi(roi, images, PromptSettings())
+    assert [p is None for p in prompts] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "box", "points"), [("box", True, False), ("points", False, True), ("both", True, True)]
+)
+def test_kind_decides_what_sam_is_told(roi: np.ndarray, images: np.ndarray, kind: str, box: bool, points: bool) -> None:
+    prompt = prompts_from_roi(roi, images, PromptSettings(kind=kind))[1]  # type: ignore[arg-type]
+    assert prompt is not None
+    assert (prompt.box is not None) == box
+    assert (prompt.points is not None) == points
+    assert (prompt.point_labels is not None) == points
+
+
+def test_intensity_points_are_all_foreground(roi: np.ndarray, images: np.ndarray) -> None:
+    prompt = prompts_from_roi(roi, images, PromptSettings(points="intensity"))[1]
+    assert prompt is not None
+    assert prompt.point_labels is not None
+    assert set(prompt.point_labels.tolist()) == {1}

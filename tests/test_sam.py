@@ -1,0 +1,87 @@
+"""SAM masks against segment_anything's own SamPredictor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+
+from pseudo_labeling import models
+from pseudo_labeling.embedded.phantoms import phantom_volume
+from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.settings import PromptSettings, SamSettings
+from pseudo_labeling.slices import window_volume
+
+
+@pytest.fixture(scope="module")
+def sam() -> Iterator[Sam]:
+    threads = torch.get_num_threads()
+    yield models.load_sam("embedded", "cpu").model
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=[(128, 128), (150, 110)])
+def case(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    volume, mask = phantom_volume(np.random.default_rng(5), (18, *request.param))
+    return window_volume(volume), mask
+
+
+def predicted(sam: Sam, image: np.ndarray, prompt: Prompt) -> np.ndarray:
+    predictor = SamPredictor(sam)
+    predictor.set_image(np.repeat(image[..., None], 3, axis=2))
+    masks, _, _ = predictor.predict(
+        point_coords=prompt.points, point_labels=prompt.point_labels, box=prompt.box, multimask_output=False
+    )
+    found: np.ndarray = masks[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PromptSettings(kind="box"),
+        PromptSettings(kind="points"),
+        PromptSettings(kind="both", margin=10),
+        PromptSettings(kind="both", points="intensity"),
+    ],
+    ids=lambda s: f"{s.kind}-{s.points}-{s.margin}",
+)
+def test_masks_equal_sam_predictor(sam: Sam, case: tuple[np.ndarray, np.ndarray], settings: PromptSettings) -> None:
+    images, roi = case
+    prompts = prompts_from_roi(roi, images, settings)
+    masks = SamSegmenter(sam).masks(images, prompts)
+    compared = 0
+    for image, prompt, mask in zip(images, prompts, masks, strict=True):
+        if prompt is None:
+            assert not mask.any()
+        else:
+            np.testing.assert_array_equal(mask, predicted(sam, image, prompt))
+            compared += 1
+    assert compared >= 3
+    assert masks.any()
+
+
+def test_equalisation_is_applied_before_sam(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
+    images, roi = case
+    z = int(roi.sum(axis=(1, 2)).argmax())
+    prompts = prompts_from_roi(roi[z : z + 1], images[z : z + 1], PromptSettings())
+    equalised = np.asarray(ImageOps.equalize(Image.fromarray(images[z])))
+    prompt = prompts[0]
+    assert prompt is not None
+    mask = SamSegmenter(sam, SamSettings(equalise=True)).masks(images[z : z + 1], prompts)[0]
+    np.testing.assert_array_equal(mask, predicted(sam, equalised, prompt))
+
+
+def test_a_slice_does_not_depend_on_its_neighbours(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
+    images, roi = case
+    prompts = prompts_from_roi(roi, images, PromptSettings())
+    together = SamSegmenter(sam).masks(images, prompts)
+    z = next(i for i, p in enumerate(prompts) if p is not None)
+    alone = SamSegmenter(sam).masks(images[z : z + 1], prompts[z : z + 1])
+    np.testing.assert_array_equal(together[z], alone[0])
