@@ -5,10 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from volume_files import cube, geometry, read, voxels, write
 
 from dataset_conversion.brats2020 import PAPER_SPLIT, convert_brats2020
 from dataset_conversion.errors import ConversionError
+from tests.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return unmade_nnunet_folders(tmp_path, monkeypatch)
+
 
 BRATS = {
     "spacing": (1.0, 1.0, 1.0),

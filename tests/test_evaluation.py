@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import ndimage
-from volume_files import FLIPPED, cube, voxels, write
 
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import (
@@ -22,6 +21,7 @@ from nnunetv2_clisc.evaluation import (
     summarise,
     surface_distances,
 )
+from tests.volume_files import FLIPPED, cube, voxels, write
 
 EMPTY = np.zeros((4, 5, 6), bool)
 

@@ -8,10 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from volume_files import FLIPPED, LEFT_HANDED, OBLIQUE, SPACING, cube, geometry, read, tree, voxels, write
 
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.folder import convert_folder
+from tests.volume_files import (
+    FLIPPED,
+    LEFT_HANDED,
+    OBLIQUE,
+    SPACING,
+    cube,
+    geometry,
+    read,
+    tree,
+    unmade_nnunet_folders,
+    voxels,
+    write,
+)
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return unmade_nnunet_folders(tmp_path, monkeypatch)
+
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 # Each format of the list, each with another orientation.

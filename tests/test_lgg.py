@@ -6,10 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from volume_files import geometry, read, tree
 
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.lgg import convert_lgg
+from tests.volume_files import geometry, read, tree, unmade_nnunet_folders
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return unmade_nnunet_folders(tmp_path, monkeypatch)
+
 
 CASES = [f"TCGA_CS_{4940 + i}_199609{10 + i}" for i in range(10)]
 SLICES = 12  # more than nine, so that order by name differs from order by number

@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from volume_files import cube, read, tree, voxels, write
 
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.raw_dataset import CaseSource, write_dataset
 from dataset_conversion.splits import Split, draw_split, read_split
 from dataset_conversion.target import prepare_target
 from dataset_conversion.volumes import check_case_name, list_volumes, read_volume
+from tests.volume_files import cube, read, tree, unmade_nnunet_folders, voxels, write
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return unmade_nnunet_folders(tmp_path, monkeypatch)
 
 
 def sources(folder: Path, names: str = "abc") -> dict[str, CaseSource]:

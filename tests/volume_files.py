@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 SPACING = (0.9, 0.8, 3.0)
@@ -59,3 +60,11 @@ def geometry(path: Path) -> np.ndarray:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def unmade_nnunet_folders(parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point nnU-Net at `raw` and `pre` in a folder that does not exist yet, and at no results; returns that folder."""
+    for variable, folder in (("nnUNet_raw", "raw"), ("nnUNet_preprocessed", "pre")):
+        monkeypatch.setenv(variable, str(parent / "nn" / folder))
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    return parent / "nn"
