@@ -61,11 +61,10 @@ def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[
     settings = Settings().merged(PRESETS[preset]).merged({"seed": seed})
     if settings_file is not None:
         try:
-            settings = settings.merged(json.loads(settings_file.read_text()))
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError | json.JSONDecodeError):
-                raise ClisError(f"--settings {settings_file}: cannot be read as JSON ({error})") from error
-            raise
+            values = json.loads(settings_file.read_text())
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ClisError(f"--settings {settings_file}: cannot be read as JSON ({error}); mend the file") from error
+        settings = settings.merged(values)
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:

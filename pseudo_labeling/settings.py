@@ -147,10 +147,72 @@ def _merged(base: Any, values: dict[str, Any], where: str) -> Any:
             raise PseudoLabelError(f"{where}: no setting is called '{name}'; known here: {', '.join(sorted(known))}")
         current = getattr(base, name)
         if is_dataclass(current):
+            if not isinstance(value, dict):
+                raise PseudoLabelError(
+                    f"{where}.{name}: is a group of settings; name one, e.g. {name}.{_first(current)}"
+                )
             changes[name] = _merged(current, value, f"{where}.{name}")
         else:
-            changes[name] = tuple(value) if isinstance(current, tuple) else value
+            changes[name] = tuple(value) if isinstance(current, tuple) and isinstance(value, list | tuple) else value
+            _check(f"{where}.{name}", current, changes[name])
     return replace(base, **changes)
+
+
+def _first(group: Any) -> str:
+    return fields(group)[0].name
+
+
+def _check(where: str, default: Any, value: Any) -> None:
+    """Raise unless a value has its default's type and lies in its range.
+
+    Raises:
+        PseudoLabelError: naming the setting and what it may be.
+    """
+    if where in CHOICES:
+        fits, allowed = value in CHOICES[where], " or ".join(CHOICES[where])
+        if where == "settings.roi.threshold" and not fits:
+            fits, allowed = _is_number(value) and 0 < value < 1, "otsu, or a number between 0 and 1"
+    elif isinstance(default, int | float):
+        low, high = RANGES.get(where, (0, float("inf")))
+        whole = isinstance(default, int) and not isinstance(default, bool)
+        fits = isinstance(value, bool) if isinstance(default, bool) else _is_number(value) and low <= value <= high
+        if whole and fits:
+            fits = float(value).is_integer()
+        kind = "a whole number" if whole else "a number"
+        allowed = "true or false" if isinstance(default, bool) else f"{kind} from {low:g} to {high:g}"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, tuple) and len(value) > 0 and all(isinstance(v, str) for v in value)
+        allowed = 'a list of names, e.g. ["layer3"]'
+    else:
+        fits, allowed = isinstance(value, str) and value.strip() != "", "a text"
+    if not fits:
+        raise PseudoLabelError(f"{where}: {value!r} is not allowed; give {allowed}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "settings.amda.fill": ("tissue", "zero"),
+    "settings.roi.threshold": ("otsu",),
+    "settings.prompts.kind": ("box", "points", "both"),
+    "settings.prompts.points": ("centre", "intensity"),
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "settings.window.lower_percentile": (0, 100),
+    "settings.window.upper_percentile": (0, 100),
+    "settings.slice_labels.min_confidence": (0.5, 1),
+    "settings.slice_labels.min_head_fraction": (0, 1),
+    "settings.classifier.image_size": (32, 2048),
+    "settings.classifier.batch_size": (1, 4096),
+    "settings.classifier.epochs": (1, 100000),
+    "settings.classifier.held_out_fraction": (0, 0.9),
+    "settings.amda.alpha": (0, 100),
+    "settings.amda.masked_fraction": (0, 1),
+    "settings.roi.keep_fraction": (0, 1),
+    "settings.s3f.beta": (0, 100),
+}
 
 
 # What differs from the defaults above. "embedded": what worked best on real scans with the small networks that the

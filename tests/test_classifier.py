@@ -1,0 +1,121 @@
+"""The slice classifier: what it is built from, that it learns, stops and resumes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from pseudo_labeling.classifier import (
+    TrainingState,
+    build_classifier,
+    classifier_input,
+    classifier_slices,
+    held_out_cases,
+    train_classifier,
+)
+from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.settings import ClassifierSettings
+
+SMALL = ClassifierSettings(backbone="resnet10t", image_size=32, batch_size=8, learning_rate=1e-3, epochs=4, patience=9)
+
+
+def squares(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise, half of it with a bright square: the simplest tumour."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(60, 120, (count, 32, 32)).astype(np.uint8)
+    labels = (np.arange(count) % 2).astype(np.int64)
+    for image in images[labels == 1]:
+        y, x = rng.integers(4, 20, 2)
+        image[y : y + 8, x : x + 8] = 230
+    return images, labels
+
+
+def train(settings: ClassifierSettings, **more: object) -> tuple[torch.nn.Module, TrainingState]:
+    images, labels = squares(64, 0)
+    model, _ = build_classifier(settings, None, None, seed=0)
+    held_out = np.arange(64) % 4 == 3
+    return model, train_classifier(model, images, labels, held_out, settings, seed=0, **more)  # type: ignore[arg-type]
+
+
+def test_learns_and_generalises() -> None:
+    model, state = train(replace(SMALL, epochs=15))
+    images, labels = squares(40, 9)
+    with torch.no_grad():
+        predicted = model(classifier_input(images)).argmax(dim=1).numpy()
+    assert (predicted == labels).mean() >= 0.9
+    assert state.history[-1]["train_loss"] < state.history[0]["train_loss"]
+
+
+def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    whole, _ = train(SMALL)
+    path = tmp_path / "state.pt"
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def save(state: TrainingState) -> None:
+        torch.save(vars(state), path)
+        if state.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(SMALL, on_epoch=save)
+    resumed, _ = train(SMALL, state=TrainingState(**torch.load(path, weights_only=True)))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_stops_early_and_keeps_the_best_epoch() -> None:
+    settings = ClassifierSettings(backbone="resnet10t", image_size=32, learning_rate=0.3, epochs=50, patience=2)
+    _, state = train(settings)
+    losses = [entry["held_out_loss"] for entry in state.history]
+    assert state.epoch < 50
+    assert state.epoch - state.best_epoch == 2
+    assert state.best_loss == min(losses) == losses[state.best_epoch - 1]
+
+
+def test_held_out_samples_never_train() -> None:
+    images, labels = squares(32, 0)
+    held_out = np.arange(32) >= 24
+    seen: list[np.ndarray] = []
+
+    def record(batch: np.ndarray, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        seen.append(samples)
+        return batch
+
+    model, _ = build_classifier(SMALL, None, None, seed=0)
+    train_classifier(model, images, labels, held_out, SMALL, seed=0, augmentation=record)
+    assert set(np.concatenate(seen)) == set(range(24))
+
+
+def test_held_out_are_whole_cases() -> None:
+    cases = np.repeat([f"c{i}" for i in range(10)], 7)
+    held_out = held_out_cases(cases, 0.2, seed=1)
+    assert held_out.sum() == 14
+    assert all(held_out[cases == case].all() or not held_out[cases == case].any() for case in np.unique(cases))
+    assert not np.array_equal(held_out, held_out_cases(cases, 0.2, seed=2))
+
+
+def test_resnet50_starts_from_imagenet_weights() -> None:
+    torch.manual_seed(5)
+    published = torchvision.models.resnet50(weights=None)
+    model, origin = build_classifier(ClassifierSettings(backbone="resnet50"), None, published.state_dict(), seed=0)
+    assert torch.equal(model.backbone.layer3[0].conv1.weight, published.layer3[0].conv1.weight)
+    assert model.backbone.fc.out_features == 2
+    assert "ImageNet" in origin
+
+
+@pytest.mark.parametrize(("name", "says"), [("resnet1e9", "neither"), ("vit_b_16", "no ResNet"), ("clip", "no ResNet")])
+def test_unfit_backbone_is_named(name: str, says: str) -> None:
+    with pytest.raises(PseudoLabelError, match=says):
+        build_classifier(ClassifierSettings(backbone=name), None, None, seed=0)
+
+
+def test_resizing_keeps_a_constant_slice_constant() -> None:
+    slices = classifier_slices(np.full((2, 50, 70), 77, dtype=np.uint8), 32)
+    assert slices.shape == (2, 32, 32)
+    assert (slices == 77).all()
