@@ -32,9 +32,9 @@ def squares(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     images = rng.integers(60, 120, (count, 32, 32)).astype(np.uint8)
     labels = (np.arange(count) % 2).astype(np.int64)
-    for image in images[labels == 1]:
+    for index in np.flatnonzero(labels):
         y, x = rng.integers(4, 20, 2)
-        image[y : y + 8, x : x + 8] = 230
+        images[index, y : y + 8, x : x + 8] = 230
     return images, labels
 
 
