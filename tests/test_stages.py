@@ -1,0 +1,84 @@
+"""The stage table, on results whose scores are known."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from sklearn.metrics import f1_score, roc_auc_score
+
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.stages import auc, slice_label_scores, stage_table
+from pseudo_labeling.workspace import Workspace
+
+SHAPE = (8, 20, 20)
+
+
+def write(path: Path, array: np.ndarray, orientation: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.DICOMOrient(sitk.GetImageFromArray(array), orientation), str(path))
+
+
+@pytest.fixture(params=["LPS", "LPI"])
+def labelled(nnunet: Path, request: pytest.FixtureRequest) -> tuple[Path, Path]:
+    """A dataset whose raw ROI is half the mask and whose pseudo-label is the mask; and the folder of masks."""
+    dataset, gt = nnunet / "nnUNet_raw" / "Dataset501_A", nnunet / "gt"
+    rng = np.random.default_rng(0)
+    with_header: list[dict[str, object]] = []
+    for case in ("a", "b"):
+        mask = np.zeros(SHAPE, dtype=np.uint8)
+        mask[2:6, 5:15, 5:15] = 1
+        half = mask.copy()
+        half[:, :, 10:] = 0
+        write(dataset / "imagesTr" / f"{case}_0000.nii.gz", rng.random(SHAPE).astype(np.float32), request.param)
+        for folder, array in ((gt, mask), (dataset / "clisc/roi_raw", half), (dataset / "clisc/roi_amda", half)):
+            write(folder / f"{case}.nii.gz", array, request.param)
+        write(dataset / "labelsTr" / f"{case}.nii.gz", mask, request.param)
+        order = range(8) if request.param == "LPS" else range(7, -1, -1)
+        probability = [0.1, 0.8, 0.9, 0.7, 0.6, 0.2, 0.1, 0.3]  # slices 2 to 5 are true
+        for file_slice, z in enumerate(order):
+            p = probability[z]
+            with_header.append(
+                {"case": case, "slice": file_slice, "label": int(p > 0.5), "probability": p, "confident": 1}
+            )
+    with open(dataset / "clisc" / "slice_labels.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(with_header[0]))
+        writer.writeheader()
+        writer.writerows(with_header)
+    return dataset, gt
+
+
+def test_slice_scores_agree_with_sklearn(labelled: tuple[Path, Path]) -> None:
+    dataset, gt = labelled
+    f1, area, slices = slice_label_scores(Workspace(dataset), gt, ["a", "b"])
+    truth = np.tile([0, 0, 1, 1, 1, 1, 0, 0], 2)
+    p = np.tile([0.1, 0.8, 0.9, 0.7, 0.6, 0.2, 0.1, 0.3], 2)
+    assert slices == 16
+    assert f1 == pytest.approx(f1_score(truth, p > 0.5))
+    assert area == pytest.approx(roc_auc_score(truth, p))
+
+
+def test_auc_counts_ties_as_half() -> None:
+    rng = np.random.default_rng(0)
+    truth, score = rng.random(200) < 0.3, rng.integers(0, 5, 200).astype(float)
+    assert auc(score, truth) == pytest.approx(roc_auc_score(truth, score))
+
+
+def test_table_has_every_stage_with_its_dice(labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    _, gt = labelled
+    rows = {line[:26].strip(): line[26:].split() for line in stage_table(501, gt, [f"net={gt}"]).splitlines()}
+    assert rows["raw CAM (ROI)"][:2] == ["2", "66.7"]
+    assert rows["AMDA CAM (ROI)"][1] == "66.7"
+    assert rows["SAM pseudo-labels"][1] == "100.0"
+    assert rows["net"][1] == "100.0"
+    assert "F1" in " ".join(rows["slice labels"])
+
+
+def test_masks_of_other_cases_are_an_error(labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ClisError, match="has no mask of a case"):
+        stage_table(501, tmp_path)
+    with pytest.raises(ClisError, match="--pred net"):
+        stage_table(501, labelled[1], ["net"])
