@@ -1,1 +1,8 @@
-from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_noS3F, CLISCTrainer_noSelfTraining, CLISCTrainer_small  # noqa: F401
+from nnunetv2_clisc.trainer import (
+    CLISCTrainer,
+    CLISCTrainer_noS3F,
+    CLISCTrainer_noSelfTraining,
+    CLISCTrainer_small,
+    CLISCTrainer_small_noS3F,
+    CLISCTrainer_small_noSelfTraining,
+)

@@ -1,0 +1,194 @@
+"""Where the rounds of a fold live on disk, which stage they are in, and the training files of round 2."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.s3f import write_json
+
+STAGES = ("round_1", "s3f", "round_2", "done")
+OUTSIDE = -1  # nnU-Net's label for voxels outside the scan's nonzero region
+
+
+@dataclass(frozen=True)
+class State:
+    """What a fold is doing; `origin` tells which data and plans it was begun with."""
+
+    stage: str
+    origin: str
+
+    @property
+    def finished(self) -> bool:
+        return self.stage == "done"
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """The output folder of one fold.
+
+    The last round writes where nnU-Net does, the round before into a folder of its own, so `checkpoint_final.pth` of
+    the fold appears only when everything is done.
+    """
+
+    path: Path
+    rounds: int
+
+    @property
+    def s3f(self) -> Path:
+        return self.path / "s3f"
+
+    @property
+    def finished_cases(self) -> Path:
+        return self.s3f / "cases"
+
+    @property
+    def training_files(self) -> Path:
+        """Preprocessed training cases of round 2."""
+        return self.path / "round_2" / "preprocessed"
+
+    def round(self, number: int) -> Path:
+        return self.path if number == self.rounds else self.path / f"round_{number}"
+
+    def final(self, number: int) -> Path:
+        return self.round(number) / "checkpoint_final.pth"
+
+    def prediction(self, case: str, ending: str) -> Path:
+        return self.s3f / "predictions" / f"{case}{ending}"
+
+    def sam_mask(self, case: str, ending: str) -> Path:
+        return self.s3f / "sam" / f"{case}{ending}"
+
+    def picture(self, case: str) -> Path:
+        return self.s3f / "dropped" / f"{case}.png"
+
+    def read_state(self) -> State | None:
+        """The state on disk, None for a fold that was never begun."""
+        path = self.path / "clisc_state.json"
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text())
+            state = State(values["stage"], values["origin"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ClisError(f"{path}: not a state written by a CLISC trainer; delete it to train anew") from error
+        if state.stage not in STAGES:
+            raise ClisError(f"{path}: unknown stage '{state.stage}'; delete it to train anew")
+        return state
+
+    def write_state(self, state: State) -> None:
+        number = {"round_1": 1, "s3f": 1}.get(state.stage, self.rounds)
+        write_json(self.path / "clisc_state.json", {**asdict(state), "round": number, "rounds": self.rounds})
+
+    def clear(self) -> None:
+        """Remove what an earlier run of the rounds left behind, the state first."""
+        (self.path / "clisc_state.json").unlink(missing_ok=True)
+        for checkpoint in self.path.glob("checkpoint_*.pth"):
+            checkpoint.unlink()
+        for name in ("round_1", "s3f", "round_2"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+def origin_of(*parts: Any) -> str:
+    """SHA-256 of what a run depends on; plain JSON types."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from, in nnU-Net's own order; None when training had not come that far."""
+    paths = (folder / f"checkpoint_{name}.pth" for name in ("final", "latest", "best"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def write_training_case(
+    source: Path,
+    target: Path,
+    case: str,
+    seg: np.ndarray,
+    labels: Sequence[int],
+    patch: Sequence[int],
+) -> None:
+    """Write one case of round 2: the same image, new labels, new foreground locations.
+
+    The image is linked, never copied where links work, and the folder it comes from is not touched. The locations are
+    drawn as nnU-Net's preprocessing draws them; with the old ones, oversampling would follow the old labels.
+
+    Args:
+        source: folder of the preprocessed dataset.
+        target: folder of round 2's cases; a temporary file goes beside it.
+        case: name of the case.
+        seg: `(1, z, y, x)` int16 on the preprocessed grid.
+        labels: the foreground labels.
+        patch: `(z, y, x)` training patch in voxels, which decides the file's block size.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    _link(source / f"{case}.b2nd", target / f"{case}.b2nd")
+
+    temporary = target.parent / f"tmp-{os.getpid()}-{case}"
+    blocks, chunks = comp_blosc2_params(seg.shape, tuple(patch), seg.itemsize)
+    nnUNetDatasetBlosc2.save_seg(np.ascontiguousarray(seg), str(temporary), chunks_seg=chunks, blocks_seg=blocks)
+    os.replace(f"{temporary}.b2nd", target / f"{case}_seg.b2nd")
+
+    with open(source / f"{case}.pkl", "rb") as file:
+        properties = pickle.load(file)  # written by nnU-Net's preprocessing on this machine
+    properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(seg, list(labels))
+    with open(temporary, "wb") as file:
+        pickle.dump(properties, file)
+    os.replace(temporary, target / f"{case}.pkl")
+
+
+def outside_mask(
+    images: Sequence[Path],
+    properties: dict[str, Any],
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    shape: Sequence[int],
+) -> np.ndarray | None:
+    """Voxels that preprocessing marks as outside the scan, found from the scan alone.
+
+    nnU-Net keeps them at zero during augmentation where it normalised inside a mask; nothing else reads the mark.
+
+    Args:
+        images: the raw scan, one file a channel.
+        properties: of the preprocessed case.
+        plans: the plans.
+        configuration: the configuration that was preprocessed.
+        shape: `(z, y, x)` of the preprocessed case.
+
+    Returns:
+        `(1, z, y, x)` bool on the preprocessed grid, or None where no channel needs it.
+    """
+    if not any(configuration.use_mask_for_norm):
+        return None
+    data, _ = plans.image_reader_writer_class().read_images([str(path) for path in images])
+    data = data.transpose([0, *(axis + 1 for axis in plans.transpose_forward)])
+    box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+    outside = np.where(create_nonzero_mask(data)[box], 0, OUTSIDE).astype(np.int8)[None]
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    return np.asarray(configuration.resampling_fn_seg(outside, list(shape), spacing, configuration.spacing)) < 0
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        target.unlink()
+    for make in (os.symlink, os.link, shutil.copyfile):
+        try:
+            make(source.resolve(), target)
+            return
+        except OSError:
+            if make is shutil.copyfile:
+                raise

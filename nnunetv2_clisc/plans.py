@@ -1,0 +1,145 @@
+"""The paper's 3D U-Net as nnU-Net plans, and the way back to stock nnU-Net."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_clisc.errors import ClisError
+
+MULTIPLE = 16  # four halvings
+SMALLEST_EDGE = 4  # voxels an axis keeps at the bottleneck, nnU-Net's own limit
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Network and patch (paper 3.1); the patch is an upper limit, in voxels of the resampled scans."""
+
+    features: tuple[int, ...] = (16, 32, 64, 128, 256)
+    patch: tuple[int, int, int] = (128, 128, 128)
+    batch_size: int = 2
+
+
+def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSettings) -> dict[str, Any]:
+    """Copy `plans` with the paper's network, patch and batch size in one configuration.
+
+    Saved beside the checkpoint, such plans let stock nnU-Net build and feed the same network.
+
+    Args:
+        plans: as written by `nnUNetv2_plan_and_preprocess`.
+        configuration: `3d_fullres` or another 3D configuration without a previous stage.
+
+    Raises:
+        ClisError: the configuration is unknown, 2D or a cascade's second stage.
+    """
+    plans = deepcopy(plans)
+    if configuration not in plans["configurations"]:
+        known = ", ".join(plans["configurations"])
+        raise ClisError(f"configuration '{configuration}': not in the plans, which have {known}; use 3d_fullres")
+    planned = PlansManager(deepcopy(plans)).get_configuration(configuration)
+    if len(planned.patch_size) != 3 or planned.previous_stage_name is not None:
+        raise ClisError(f"configuration '{configuration}': CLISC trains one 3D network; use 3d_fullres")
+    patch = clipped_to_median(settings.patch, planned.median_image_size_in_voxels)
+    changed = plans["configurations"][configuration]
+    changed["patch_size"] = list(patch)
+    changed["batch_size"] = settings.batch_size
+    changed["architecture"] = _architecture(settings.features, patch)
+    return plans
+
+
+def clipped_to_median(patch: tuple[int, ...], median: list[float]) -> tuple[int, ...]:
+    """Shrink a patch to the data's median shape rounded up to a multiple of 16, so thin stacks are not mostly padding.
+
+    Args:
+        patch: `(z, y, x)` voxels.
+        median: median shape of the resampled scans, `(z, y, x)` voxels.
+    """
+    return tuple(min(p, MULTIPLE * int(np.ceil(m / MULTIPLE))) for p, m in zip(patch, median, strict=True))
+
+
+def pooling_strides(patch: tuple[int, ...], stages: int) -> list[list[int]]:
+    """Strides of each stage: 2 on every axis, 1 on an axis that would fall below four voxels."""
+    edges = list(patch)
+    strides = [[1] * len(patch)]
+    for _ in range(stages - 1):
+        step = [2 if edge // 2 >= SMALLEST_EDGE else 1 for edge in edges]
+        edges = [edge // s for edge, s in zip(edges, step, strict=True)]
+        strides.append(step)
+    return strides
+
+
+def _architecture(features: tuple[int, ...], patch: tuple[int, ...]) -> dict[str, Any]:
+    stages = len(features)
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(features),
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * stages,
+            "strides": pooling_strides(patch, stages),
+            "n_conv_per_stage": [2] * stages,
+            "n_conv_per_stage_decoder": [2] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint of ours onto the CPU; tensors and plain values only, so no code in the file can run.
+
+    Raises:
+        ClisError: missing, truncated, not a checkpoint, or with anything but tensors and plain values in it.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ClisError(f"{path}: no such checkpoint; train first") from error
+    except Exception as error:  # truncated zip, foreign file, pickled code: torch has an exception for each
+        raise ClisError(f"{path}: not a complete checkpoint of a CLISC trainer; delete it and train again") from error
+    if not isinstance(checkpoint, dict) or not {"network_weights", "trainer_name", "init_args"} <= checkpoint.keys():
+        raise ClisError(f"{path}: not a checkpoint of an nnU-Net trainer; give one written by a CLISC trainer")
+    return checkpoint
+
+
+def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
+    """Copy a trained fold into a model folder that nnU-Net predicts with when this package is not installed.
+
+    Args:
+        fold_folder: `…/CLISCTrainer__nnUNetPlans__3d_fullres/fold_0`.
+        out: model folder to create, for `nnUNetv2_predict_from_modelfolder -m`.
+
+    Returns:
+        The checkpoint written, which names `nnUNetTrainer` as its trainer.
+
+    Raises:
+        ClisError: the fold is not trained yet, or `out` exists.
+    """
+    fold_folder, out = Path(fold_folder), Path(out)
+    if out.exists():
+        raise ClisError(f"{out}: exists already; name a new folder")
+    checkpoint = read_checkpoint(fold_folder / "checkpoint_final.pth")
+    checkpoint["trainer_name"] = "nnUNetTrainer"
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")
+    target = temporary / fold_folder.name / "checkpoint_final.pth"
+    target.parent.mkdir(parents=True)
+    torch.save(checkpoint, target)
+    for name in ("plans.json", "dataset.json"):
+        shutil.copyfile(fold_folder.parent / name, temporary / name)
+    os.replace(temporary, out)
+    return out / fold_folder.name / "checkpoint_final.pth"

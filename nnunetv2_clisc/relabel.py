@@ -1,0 +1,211 @@
+"""From round 1 to round 2: predict every training case, ask SAM about it, write the new labels and the table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import blosc2
+import numpy as np
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from torch import distributed as dist
+from tqdm import tqdm
+
+from nnunetv2_clisc.fold import OUTSIDE, FoldFolder, outside_mask, write_training_case
+from nnunetv2_clisc.s3f import (
+    Agreement,
+    Decision,
+    Segment,
+    compare_case,
+    decide,
+    draw_case,
+    keep_all,
+    load_agreement,
+    save_agreement,
+    write_results,
+)
+from pseudo_labeling.prompts import prompts_from_roi
+from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.settings import Settings
+
+if TYPE_CHECKING:
+    from nnunetv2_clisc.rounds import SelfTraining
+
+
+def prompted_sam(segmenter: SamSegmenter, settings: Settings) -> Segment:
+    """SAM behind the prompts of the first pass."""
+
+    def segment(images: np.ndarray, roi: np.ndarray) -> np.ndarray:
+        return segmenter.masks(images, prompts_from_roi(roi, images, settings.prompts))
+
+    return segment
+
+
+class Relabelling:
+    """The stage between the rounds, for one fold; every finished case stays on disk and is not done again.
+
+    Labels are not read, neither pseudo nor manual ones: the new labels come from the scans and the network alone.
+
+    Args:
+        trainer: holds the network of round 1 and says how to predict.
+        folder: output of the fold.
+        settings: window, prompts and β of the dataset's labels.
+        segment: SAM, or None to keep every case (no S3F).
+    """
+
+    def __init__(self, trainer: SelfTraining, folder: FoldFolder, settings: Settings, segment: Segment | None) -> None:
+        self.trainer = trainer
+        self.folder = folder
+        self.settings = settings
+        self.segment = segment
+        self.ending = str(trainer.dataset_json["file_ending"])
+        self.preprocessed = Path(trainer.preprocessed_dataset_folder)
+        self.patch = trainer.plans_manager.get_configuration(trainer.configuration_name).patch_size
+        self.predictor = _predictor(trainer)
+
+    def run(self, cases: Sequence[str]) -> None:
+        """Relabel the cases, shared among the ranks; rank 0 writes the table.
+
+        Args:
+            cases: the fold's training cases, in the same order on every rank.
+        """
+        trainer = self.trainer
+        for name in ("predictions", "sam", "dropped"):
+            (self.folder.s3f / name).mkdir(parents=True, exist_ok=True)
+        todo = [case for case in cases if load_agreement(self.folder.finished_cases, case) is None]
+        trainer.barrier()  # no rank may finish a case before all have made the same list
+        world = dist.get_world_size() if trainer.is_ddp else 1
+        if len(todo) < len(cases):
+            trainer.print_to_log_file(f"CLISC: {len(cases) - len(todo)} of {len(cases)} cases are done already")
+        with _reproducible():
+            mine = todo[trainer.local_rank :: world]
+            for case in tqdm(mine, desc="relabelling", unit="case", disable=trainer.local_rank != 0):
+                save_agreement(self.folder.finished_cases, self._relabel(case))
+        compute_gaussian.cache_clear()
+        trainer.barrier()
+        if trainer.local_rank == 0:
+            self._finish([self._finished(case) for case in cases])
+
+    def _relabel(self, case: str) -> Agreement:
+        logits, properties = self._predict(case)
+        self._write_training_case(case, logits, properties)
+        image = self.trainer.raw_scan(case) if self.segment is not None else None
+        prediction = self.folder.prediction(case, self.ending)
+        voxels = self._write_prediction(prediction, logits, properties)
+        if self.segment is None or image is None:
+            return Agreement(case, voxels)
+        sam_mask = self.folder.sam_mask(case, self.ending)
+        return compare_case(case, image, prediction, sam_mask, self.settings.window, self.segment)
+
+    def _predict(self, case: str) -> tuple[torch.Tensor, dict[str, Any]]:
+        data = blosc2.open(urlpath=str(self.preprocessed / f"{case}.b2nd"), mode="r", dparams={"nthreads": 1})[:]
+        with open(self.preprocessed / f"{case}.pkl", "rb") as file:
+            properties = pickle.load(file)  # written by nnU-Net's preprocessing on this machine
+        return self.predictor.predict_sliding_window_return_logits(torch.from_numpy(data)).cpu(), properties
+
+    def _write_training_case(self, case: str, logits: torch.Tensor, properties: dict[str, Any]) -> None:
+        trainer = self.trainer
+        seg = np.asarray(trainer.label_manager.convert_logits_to_segmentation(logits)).astype(np.int16)[None]
+        if any(trainer.configuration_manager.use_mask_for_norm):
+            outside = outside_mask(
+                [trainer.raw_scan(case)],
+                properties,
+                trainer.plans_manager,
+                trainer.configuration_manager,
+                seg.shape[1:],
+            )
+            seg[(seg == 0) & outside] = OUTSIDE
+        labels = trainer.label_manager.foreground_labels
+        write_training_case(self.preprocessed, self.folder.training_files, case, seg, labels, self.patch)
+
+    def _write_prediction(self, path: Path, logits: torch.Tensor, properties: dict[str, Any]) -> int:
+        trainer = self.trainer
+        seg = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits,
+            trainer.plans_manager,
+            trainer.configuration_manager,
+            trainer.label_manager,
+            properties,
+            num_threads_torch=torch.get_num_threads(),
+        )
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        trainer.plans_manager.image_reader_writer_class().write_seg(seg, str(temporary), properties)
+        os.replace(temporary, path)
+        return int((sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))) > 0).sum())
+
+    def _finished(self, case: str) -> Agreement:
+        agreement = load_agreement(self.folder.finished_cases, case)
+        if agreement is None:
+            raise RuntimeError(f"{self.folder.finished_cases}: {case} was not finished by its rank")
+        return agreement
+
+    def _finish(self, agreements: Sequence[Agreement]) -> None:
+        """Decide, draw the dropped cases, and write the table last: what is on disk is then complete."""
+        summary: dict[str, Any] = {"s3f": self.segment is not None, "round_1": self._checkpoint_sha256()}
+        if self.segment is None:
+            decisions = keep_all(agreements)
+        else:
+            threshold, decisions = decide(agreements, self.settings.s3f.beta)
+            wanted = self.settings.to_dict()
+            summary |= {"beta": self.settings.s3f.beta, "threshold": threshold}
+            summary |= {"settings": {name: wanted[name] for name in ("window", "prompts", "sam", "s3f")}}
+            summary |= {"sam": self.trainer.dataset_json["clisc"].get("weights", {}).get("sam")}
+            for decision in decisions:
+                if not decision.kept:
+                    self._draw(decision)
+        write_results(self.folder.s3f, decisions, json.loads(json.dumps(summary)))
+        kept = sum(d.kept for d in decisions)
+        self.trainer.print_to_log_file(f"CLISC: {kept} of {len(decisions)} training cases go into round 2")
+
+    def _draw(self, decision: Decision) -> None:
+        case = decision.agreement.case
+        draw_case(
+            self.folder.picture(case),
+            decision,
+            self.trainer.raw_scan(case),
+            self.folder.prediction(case, self.ending),
+            self.folder.sam_mask(case, self.ending),
+            self.settings.window,
+            self.settings.prompts,
+        )
+
+    def _checkpoint_sha256(self) -> str | None:
+        path = self.folder.final(1)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _predictor(trainer: SelfTraining) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(device=trainer.device, allow_tqdm=False)
+    network = trainer.network.module if trainer.is_ddp else trainer.network
+    predictor.manual_initialization(
+        network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        None,
+        trainer.dataset_json,
+        trainer.__class__.__name__,
+        trainer.inference_allowed_mirroring_axes,
+    )
+    return predictor
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Let cuDNN choose the same algorithms every time, so that a checkpoint gives one table only."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

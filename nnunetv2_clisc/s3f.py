@@ -1,0 +1,192 @@
+"""SAM-Seg similarity-based filtering, S3F (paper 2.3): which predictions of round 1 are trusted in round 2.
+
+A prediction is trusted as far as SAM, prompted from it, draws the same thing. Nothing here knows the network or reads
+a mask made by hand: images and predictions come in, similarities and a list of cases go out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2_clisc.errors import ClisError
+from pseudo_labeling.overlays import save_overlay
+from pseudo_labeling.prompts import prompts_from_roi
+from pseudo_labeling.settings import PromptSettings, WindowSettings
+from pseudo_labeling.slices import Scan, read_scan, window_volume, write_mask
+
+Segment = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Images `(z, y, x)` uint8 and a ROI `(z, y, x)` bool to SAM's masks `(z, y, x)` bool."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far SAM and the network agree on one case; similarity and SAM voxels are None without S3F."""
+
+    case: str
+    predicted_voxels: int
+    sam_voxels: int | None = None
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one case in round 2."""
+
+    agreement: Agreement
+    kept: bool
+    reason: str = ""
+
+
+def similarity(first: np.ndarray, second: np.ndarray) -> float:
+    """Volume Dice of two masks (paper 2.3, F); 0 when both are empty, since nothing then speaks for the case.
+
+    Args:
+        first: `(z, y, x)` bool.
+        second: `(z, y, x)` bool.
+    """
+    total = int(first.sum()) + int(second.sum())
+    return 2.0 * int((first & second).sum()) / total if total else 0.0
+
+
+def compare_case(
+    case: str, image: Path, prediction: Path, sam_mask: Path, window: WindowSettings, segment: Segment
+) -> Agreement:
+    """Prompt SAM from one prediction, write its mask on the scan's grid, and measure how similar the two are.
+
+    Args:
+        case: name of the case.
+        image: the raw scan.
+        prediction: the network's mask on the raw scan's grid.
+        sam_mask: file to write.
+        window: the window that the first pass showed to SAM.
+        segment: SAM with the first pass's prompts.
+    """
+    scan, roi = _scan_and_mask(image, prediction)
+    mask = segment(window_volume(scan.volume, window), roi)
+    write_mask(scan, mask, sam_mask)
+    return Agreement(case, int(roi.sum()), int(mask.sum()), similarity(roi, mask))
+
+
+def decide(agreements: Sequence[Agreement], beta: float) -> tuple[float, list[Decision]]:
+    """Keep the cases whose similarity reaches the β-th percentile of all similarities (paper 2.3, T_β).
+
+    An empty prediction has similarity 0 and is never kept. β = 0 filters nothing else; with β > 0 a case without any
+    overlap is dropped too, also when so many have none that the threshold is 0.
+
+    Args:
+        agreements: one for each training case.
+        beta: percentile in [0, 100].
+
+    Returns:
+        The threshold, and one decision for each case, ordered by case.
+
+    Raises:
+        ClisError: no case is left.
+    """
+    ordered = sorted(agreements, key=lambda a: a.case)
+    values = {a.case: a.similarity or 0.0 for a in ordered}
+    threshold = float(np.percentile(list(values.values()), beta))
+    decisions = []
+    for agreement in ordered:
+        value = values[agreement.case]
+        if agreement.predicted_voxels == 0:
+            reason = "empty prediction"
+        elif value < threshold or (value == 0.0 and beta > 0):
+            reason = f"similarity below {threshold:.6f}" if threshold > 0 else "no overlap with SAM"
+        else:
+            reason = ""
+        decisions.append(Decision(agreement, reason == "", reason))
+    if not any(d.kept for d in decisions):
+        empty = sum(a.predicted_voxels == 0 for a in ordered)
+        raise ClisError(
+            f"S3F keeps none of {len(ordered)} training cases ({empty} with an empty prediction): look at the "
+            "pseudo-labels in labelsTr and at round_1/progress.png, then make labels or train again"
+        )
+    return threshold, decisions
+
+
+def keep_all(agreements: Sequence[Agreement]) -> list[Decision]:
+    """Every case goes into round 2, as in the paper's ablation without S3F."""
+    return [Decision(a, True) for a in sorted(agreements, key=lambda a: a.case)]
+
+
+def write_results(folder: Path, decisions: Sequence[Decision], summary: Mapping[str, Any]) -> None:
+    """Write the table and the summary, `similarities.csv` and `summary.json`; the same input gives the same bytes."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["case", "similarity", "kept", "predicted_voxels", "sam_voxels", "reason"])
+    for d in decisions:
+        a = d.agreement
+        value = "" if a.similarity is None else f"{a.similarity:.6f}"
+        voxels = "" if a.sam_voxels is None else a.sam_voxels
+        table.writerow([a.case, value, int(d.kept), a.predicted_voxels, voxels, d.reason])
+    write_text(folder / "similarities.csv", text.getvalue())
+    kept = [d.agreement.case for d in decisions if d.kept]
+    dropped = [d.agreement.case for d in decisions if not d.kept]
+    write_json(folder / "summary.json", {**summary, "kept": kept, "dropped": dropped})
+
+
+def kept_cases(folder: Path) -> list[str]:
+    """The training list of round 2, as written by :func:`write_results`."""
+    return list(json.loads((folder / "summary.json").read_text())["kept"])
+
+
+def save_agreement(folder: Path, agreement: Agreement) -> None:
+    """Mark a case as finished."""
+    write_json(folder / f"{agreement.case}.json", asdict(agreement))
+
+
+def load_agreement(folder: Path, case: str) -> Agreement | None:
+    """What was found for a case, None when it is not finished."""
+    path = folder / f"{case}.json"
+    return Agreement(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def draw_case(
+    picture: Path,
+    decision: Decision,
+    image: Path,
+    prediction: Path,
+    sam_mask: Path,
+    window: WindowSettings,
+    prompts: PromptSettings,
+) -> None:
+    """Draw a dropped case for review: image, prediction with prompts, SAM's mask."""
+    scan, roi = _scan_and_mask(image, prediction)
+    images = window_volume(scan.volume, window)
+    mask = scan.stack_from_image(sitk.ReadImage(str(sam_mask)))
+    title = f"{decision.agreement.case}: {decision.reason} (similarity {decision.agreement.similarity or 0:.3f})"
+    save_overlay(picture, images, roi=roi, prompts=prompts_from_roi(roi, images, prompts), mask=mask, title=title)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _scan_and_mask(image: Path, prediction: Path) -> tuple[Scan, np.ndarray]:
+    if not image.is_file():
+        raise ClisError(f"{image}: the scan is missing; S3F shows it to SAM, so put it back")
+    scan = read_scan(image)
+    roi = scan.stack_from_image(sitk.ReadImage(str(prediction)))
+    if roi.shape != scan.volume.shape:
+        raise ClisError(f"{image}: {scan.volume.shape} voxels, but its prediction has {roi.shape}; preprocess again")
+    return scan, roi

@@ -1,0 +1,147 @@
+"""CLISC's trainer and its variants: the paper's network and schedule, in two rounds (paper 2.3 and 3.1).
+
+A variant is a short subclass; settings that belong to the labels (prompts, SAM, β) come from `dataset.json`, where
+`nnUNetv2_clisc pseudo_label` put them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunetv2_clisc.plans import NetworkSettings, clipped_to_median, clisc_plans
+from nnunetv2_clisc.rounds import PSEUDO_NOTE, SelfTraining, one_line_errors
+
+
+class CLISCTrainer(SelfTraining):
+    """Round 1 on the pseudo-labels, S3F, round 2 from scratch on the trusted predictions of round 1."""
+
+    network_settings = NetworkSettings()
+    epochs = 400  # paper 3.1, each round
+    inference_tile: tuple[int, int, int] | None = None  # of S3F and final validation; None = the training patch
+    mirror_at_inference = True  # nnU-Net's test-time augmentation, wherever this network predicts
+    cpu_bfloat16 = False  # on CPUs with bfloat16 instructions
+    plot_every = 10  # epochs; drawing progress.png takes seconds
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        with one_line_errors():
+            plans = clisc_plans(plans, configuration, self.network_settings)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.weight_decay = 1e-4  # the public code's; the paper is silent
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """SGD 0.01 (paper 3.1) with the public code's momentum, weight decay and polynomial decay."""
+        optimizer = torch.optim.SGD(
+            self.network.parameters(), self.initial_lr, momentum=0.9, weight_decay=self.weight_decay, nesterov=True
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """nnU-Net's augmentation; a variant may train with mirroring and predict without."""
+        augmentation: tuple[Any, ...] = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.mirror_at_inference:
+            self.inference_allowed_mirroring_axes = None
+        return augmentation
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One step, in bfloat16 where the variant and the CPU have it."""
+        with self._cpu_autocast():
+            return dict(super().train_step(batch))
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One validation step, likewise."""
+        with self._cpu_autocast():
+            return dict(super().validation_step(batch))
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's, with fewer drawings of the curves."""
+        drawn = self.current_epoch % self.plot_every == 0 or self.current_epoch == self.num_epochs - 1
+        with nullcontext() if drawn else _undrawn(self.logger):
+            super().on_epoch_end()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's, with this trainer's inference tile; on a CLISC dataset the reference is a pseudo-label."""
+        if "clisc" in self.dataset_json:
+            self.print_to_log_file(PSEUDO_NOTE)
+        with self.inference_settings():
+            super().perform_actual_validation(save_probabilities)
+
+    @contextmanager
+    def inference_settings(self) -> Iterator[None]:
+        """Predict with the variant's tile, clipped like the patch, and number format."""
+        planned = self.configuration_manager
+        try:
+            if self.inference_tile is not None:
+                tile = clipped_to_median(self.inference_tile, planned.median_image_size_in_voxels)
+                self.configuration_manager = ConfigurationManager({**planned.configuration, "patch_size": list(tile)})
+            with self._cpu_autocast():
+                yield
+        finally:
+            self.configuration_manager = planned
+
+    def _cpu_autocast(self) -> AbstractContextManager[Any]:
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        if self.cpu_bfloat16 and self.device.type == "cpu" and supported():
+            return torch.autocast("cpu", dtype=torch.bfloat16)
+        return nullcontext()
+
+
+class CLISCTrainer_noS3F(CLISCTrainer):  # noqa: N801
+    """Ablation: round 2 with every case, relabelled."""
+
+    use_s3f = False
+
+
+class CLISCTrainer_noSelfTraining(CLISCTrainer):  # noqa: N801
+    """Ablation: round 1 only. On a dataset with masks of its own it is the fully supervised baseline."""
+
+    rounds = 1
+
+
+class Small:
+    """Sizes that finish on two CPU cores; the method is the same."""
+
+    network_settings = NetworkSettings(features=(8, 16, 32, 64, 128), patch=(32, 96, 96))
+    epochs = 30
+    min_iterations = 25
+    inference_tile: tuple[int, int, int] | None = (64, 256, 256)
+    mirror_at_inference = False
+    cpu_bfloat16 = True
+
+
+class CLISCTrainer_small(Small, CLISCTrainer):  # noqa: N801
+    """CLISC on two CPU cores."""
+
+
+class CLISCTrainer_small_noS3F(Small, CLISCTrainer_noS3F):  # noqa: N801
+    """Ablation without S3F on two CPU cores."""
+
+
+class CLISCTrainer_small_noSelfTraining(Small, CLISCTrainer_noSelfTraining):  # noqa: N801
+    """Round 1 only on two CPU cores."""
+
+
+@contextmanager
+def _undrawn(logger: Any) -> Iterator[None]:
+    """Let `logger` skip progress.png."""
+    logger.plot_progress_png = _draw_nothing
+    try:
+        yield
+    finally:
+        del logger.plot_progress_png
+
+
+def _draw_nothing(folder: str) -> None:
+    """Stands in for nnU-Net's plot."""
