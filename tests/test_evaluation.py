@@ -133,10 +133,10 @@ class TestSummary:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Three cases: a is off by one row, b has an empty prediction, c is exact; formats differ between the folders."""
+    """Three cases: a is off by one column, b has an empty prediction, c is exact; formats differ between the folders."""
     for case in "abc":
         write(tmp_path / "gt" / f"{case}.nii.gz", cube(), direction=FLIPPED)
-    write(tmp_path / "pred" / "a.nii.gz", np.roll(cube(), 1, axis=1), direction=FLIPPED)
+    write(tmp_path / "pred" / "a.nii.gz", np.roll(cube(), 1, axis=2), direction=FLIPPED)
     write(tmp_path / "pred" / "b.nii.gz", np.zeros_like(cube()), direction=FLIPPED)
     write(tmp_path / "pred" / "c.nrrd", cube(), direction=FLIPPED)
     for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):  # as nnUNetv2_predict leaves them
@@ -148,15 +148,15 @@ class TestFolders:
     def test_values_per_case_and_over_cases(self, folders: tuple[Path, Path]) -> None:
         result = evaluate_folders(*folders)
         assert list(result.cases) == ["a", "b", "c"]
-        assert result.cases["a"]["dsc"] == pytest.approx(0.75)  # 3 of 4 rows overlap
-        assert result.cases["a"]["hd95_mm"] == pytest.approx(0.8)  # one row is 0.8 mm: y, neither x nor z
+        assert result.cases["a"]["dsc"] == pytest.approx(0.75)  # 3 of 4 columns overlap
+        assert result.cases["a"]["hd95_mm"] == pytest.approx(0.9)  # a column is 0.9 mm wide, a slice 3 mm
         assert result.cases["b"]["dsc"] == 0.0
         assert math.isnan(result.cases["b"]["hd95_mm"])
         assert result.cases["c"] == {"dsc": 1.0, "hd95_mm": 0.0}
         summary = result.summary()
         assert summary["dsc"].mean == pytest.approx(1.75 / 3)
         assert summary["dsc"].sd == pytest.approx(np.std([0.75, 0, 1], ddof=1))
-        assert (summary["hd95_mm"].mean, summary["hd95_mm"].nan) == (pytest.approx(0.4), 1)
+        assert (summary["hd95_mm"].mean, summary["hd95_mm"].nan) == (pytest.approx(0.45), 1)
 
     def test_threads_do_not_matter(self, folders: tuple[Path, Path]) -> None:
         one, three = (evaluate_folders(*folders, threads=threads).to_json() for threads in (1, 3))
