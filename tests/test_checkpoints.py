@@ -139,9 +139,12 @@ def archive_with(data: bytes, path: Path, record: bytes = b"") -> Path:
 
 def test_pickled_code_in_a_torchscript_archive_does_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
-    path = archive_with(pickle.dumps(Touch(marker), protocol=2), tmp_path / "evil.pt")
+    trap = pickle.dumps(Touch(marker), protocol=2)
+    path = archive_with(trap, tmp_path / "evil.pt")
     assert f"pickled code ({os.system.__module__}.system)" in refusal(path)
     assert not marker.exists()
+    pickle.loads(trap)
+    assert marker.exists()
 
 
 @pytest.mark.parametrize(
