@@ -69,8 +69,9 @@ def fetch(weight: WeightFile, folder: Path, *, progress: bool = True) -> Path:
         raise PseudoLabelError(f"{weight.url}: the server answers {error.code} {error.reason}; {by_hand}") from error
     except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        kept = f"; the {size_of(part)} bytes that came are kept, run the same command to go on" if size_of(part) else ""
-        raise PseudoLabelError(f"{weight.url}: no connection ({reason}){kept}; or {by_hand}") from error
+        kept = f"the {size_of(part)} bytes that came are kept, run the same command to go on"
+        again = kept if size_of(part) else "try again"
+        raise PseudoLabelError(f"{weight.url}: no connection ({reason}); {again}, or {by_hand}") from error
     except OSError as error:
         raise PseudoLabelError(
             f"{target}: cannot be written ({error.strerror or error}); set CLISC_WEIGHTS to another folder"
