@@ -1,0 +1,167 @@
+"""Procedural FLAIR head phantoms: axial slices and volumes with known lesions.
+
+Everything is drawn from a random generator; no scan, mask or atlas is used. A head is a function of `(level, y, x)`:
+`level` runs from 0 (face and neck) over the skull base (0.15-0.35), basal cisterns (0.35-0.45), lateral ventricles
+(0.45-0.8) to the vertex (1.0). In the plane, head units put the scalp of the widest level near the unit circle, with
+`y < 0` anterior (the face looks up). Shapes are ellipses seen through a smooth random warp; textures are smooth fields.
+
+Ranges (uniform unless said otherwise; intensities relative to white matter = 1), chosen by looking at unlabelled FLAIR
+slices, with and without skull:
+
+- head half width 0.56-0.84 of the half frame (0.42-0.7 without skull), length/width 1.12-1.38, in-plane turn sd 5
+  degrees;
+- grey matter 1.02-1.4, cerebellum, temporal lobes and brain stem 0.85-1.2, cerebrospinal fluid 0.05-0.4, scalp fat
+  1.4-3.6, bone 0.03-0.3, skull-base clutter 0-3;
+- lesions: radius 0.08-0.5 head units (log-uniform), 1-4 lobes, contrast +0.16 to +1.2, sharp to diffuse edge,
+  homogeneous, heterogeneous, graded, with dark core (necrosis, cyst, cavity) or faint;
+- look-alikes in *every* slice, lesion or not: periventricular caps, small white-matter spots, choroid plexus, bright
+  cortex, coil shading, bright rims left over by skull stripping;
+- coil bias up to ±40 %, blur sd 0.3-1.4 px (up to 3.5 px at the vertex, where slices cut obliquely) and Rician noise
+  sd 0.6-9 % at 256 px.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pseudo_labeling.embedded.anatomy import Head
+from pseudo_labeling.embedded.fields import blur, ramp
+from pseudo_labeling.embedded.lesions import Lesion
+
+_MINIMUM_AREA = 30  # pixels of a 256 x 256 slice: fewer would not be called a lesion on one slice
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One slice and its twin: the same anatomy, blur and noise with and without the lesion.
+
+    Attributes:
+        image: `(n, n)` uint8, windowed as :func:`pseudo_labeling.slices.window_volume` does.
+        twin: `(n, n)` uint8, the same without the lesion; equal to `image` when there is none.
+        mask: `(n, n)` bool, the whole lesion with its core.
+        level: 0 (neck) to 1 (vertex).
+        stripped: whether skull and scalp were removed (air = 0).
+    """
+
+    image: np.ndarray
+    twin: np.ndarray
+    mask: np.ndarray
+    level: float
+    stripped: bool
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """How a scanner and the 8-bit window see a head; one for all slices of a case."""
+
+    blur: float  # sd in pixels of a 256 px frame
+    noise: float  # sd relative to white matter
+    vertex_blur: float  # the same, in the last slices, which cut the skull obliquely
+    grain: float  # sd in pixels by which the noise is correlated
+    white: float  # 8-bit value of white matter
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, stripped: bool) -> _Camera:
+        white = rng.uniform(95, 185) if stripped else rng.uniform(48, 135)
+        noise = np.exp(rng.uniform(np.log(0.006), np.log(0.09)))
+        vertex_blur = rng.uniform(0.0, 3.5) * (rng.random() < 0.5)
+        return cls(rng.uniform(0.3, 1.4), noise, vertex_blur, float(rng.choice([0.0, 0.6, 0.9])), white)
+
+    def noises(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Two independent noise images in relative units: real and imaginary channel."""
+        real, imaginary = rng.standard_normal((2, size, size), dtype=np.float32) * np.float32(self.noise)
+        if self.grain:
+            real, imaginary = (blur(n, self.grain) * (2 * self.grain * 1.2) for n in (real, imaginary))
+        return real, imaginary
+
+    def shoot(
+        self, signal: np.ndarray, noises: tuple[np.ndarray, np.ndarray], inside: np.ndarray | None, level: float
+    ) -> np.ndarray:
+        """Relative signal to relative magnitude image; outside of `inside` (skull-stripped) it is exactly 0."""
+        oblique = self.vertex_blur * float(ramp(np.float32(level), 0.8, 0.95))
+        seen = blur(signal, np.hypot(self.blur, oblique) * signal.shape[0] / 256)
+        seen = np.sqrt((seen + noises[0]) ** 2 + noises[1] ** 2)
+        return seen if inside is None else seen * inside
+
+
+def phantom_slice(
+    rng: np.random.Generator, *, size: int = 256, lesion: bool = True, stripped: bool | None = None
+) -> Phantom:
+    """Draw one slice.
+
+    Args:
+        rng: source of randomness; the same state gives the same slice.
+        size: pixels along each edge.
+        lesion: put a lesion in (then `mask` is not empty).
+        stripped: without skull; drawn (35 %) when not given.
+    """
+    stripped = bool(rng.random() < 0.35) if stripped is None else stripped
+    while True:
+        level = float(rng.uniform(0.17, 0.95) if lesion else rng.uniform(0.1 if stripped else 0.0, 1.0))
+        head = Head(rng, stripped=stripped)
+        anatomy = head.slice(level, size)
+        camera = _Camera.draw(rng, stripped)
+        noises = camera.noises(rng, size)
+        inside = anatomy.brain > 0.5 if stripped else None
+        if inside is not None:
+            inside |= anatomy.leftover > 0.5
+        twin = _window(camera.shoot(anatomy.signal, noises, inside, level), camera)
+        if not lesion:
+            return Phantom(twin, twin, np.zeros((size, size), bool), level, stripped)
+        growth = Lesion.in_slice(rng, anatomy, level)
+        signal, mask = growth.paint(anatomy, level)
+        if mask.sum() >= _MINIMUM_AREA * (size / 256) ** 2:
+            return Phantom(_window(camera.shoot(signal, noises, inside, level), camera), twin, mask, level, stripped)
+
+
+def phantom_volume(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int] = (24, 128, 128),
+    *,
+    lesion: bool = True,
+    stripped: bool | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one case whose slices belong together.
+
+    Args:
+        rng: source of randomness.
+        shape: `(z, y, x)`, z from neck to vertex; y and x may differ, the head is drawn in the larger square.
+        lesion: put one lesion of several slices in.
+        stripped: without skull; drawn (35 %) when not given.
+
+    Returns:
+        volume `(z, y, x)` float32 in arbitrary scanner units, and mask `(z, y, x)` bool.
+    """
+    stripped = bool(rng.random() < 0.35) if stripped is None else stripped
+    depth, height, width = shape
+    size = max(height, width)
+    top, left = (size - height) // 2, (size - width) // 2
+    crop = np.s_[top : top + height, left : left + width]
+    while True:
+        head = Head(rng, stripped=stripped, planes_per_cell=0.6)
+        camera = _Camera.draw(rng, stripped)
+        levels = np.linspace(rng.uniform(0.08, 0.2), rng.uniform(0.9, 0.99), depth)
+        growth = None
+        if lesion:
+            level = float(rng.uniform(0.42, 0.78))
+            growth = Lesion.in_slice(
+                rng, head.slice(level, size), level, centred=True, radius_range=(0.2, 0.45), planes_per_cell=0.6
+            )
+        volume, masks = [], []
+        for level in levels:
+            anatomy = head.slice(float(level), size)
+            signal, mask = anatomy.signal, np.zeros((size, size), bool)
+            if growth is not None:
+                signal, mask = growth.paint(anatomy, float(level))
+            inside = (anatomy.brain > 0.5) | (anatomy.leftover > 0.5) if stripped else None
+            volume.append(camera.shoot(signal, camera.noises(rng, size), inside, float(level))[crop])
+            masks.append(mask[crop])
+        stack = np.stack(masks)
+        if not lesion or stack.any((1, 2)).sum() >= max(2, round(0.15 * depth)):
+            return (np.stack(volume) * np.float32(rng.uniform(150, 600))).astype(np.float32), stack
+
+
+def _window(seen: np.ndarray, camera: _Camera) -> np.ndarray:
+    return np.clip(np.rint(seen * camera.white), 0, 255).astype(np.uint8)

@@ -1,0 +1,265 @@
+"""Train the embedded SAM on phantoms: ``python -m pseudo_labeling.embedded.train_sam --pool DIR -o DIR``.
+
+A few slices a step, three prompts each: two with box and points, one with only a box or only points. Boxes are loose,
+off-centre or partial; the answer is always the whole lesion they touch, and nothing where a slice has none. Loss: Dice
+and cross-entropy of the one mask that SAM returns with `multimask_output=False`, and the error of its IoU estimate.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from skimage.filters import threshold_otsu
+from torch import Tensor
+from torch.nn import functional as F
+
+from pseudo_labeling.embedded.models import SAM_IMAGE_SIZE, build_embedded_sam
+from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, Pool, make_pool
+from pseudo_labeling.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, prompt_points
+from pseudo_labeling.embedded.training import Clock, arguments, augment, export_weights, log_line, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+Prompts = dict[str, Any]  # `boxes` and `points` as PromptEncoder takes them
+
+_IMAGES = 8
+_EMPTY_SHARE = 0.05  # of the images: a twin without its lesion; a prompt there is answered with an empty mask
+_SECOND_SHARE = 0.7  # of the images: two lesions, of which the prompt chooses one
+_PEAK_RATE = 1.2e-3
+_MARGINS = (0, 10, 20)
+
+
+def decode(sam: Sam, embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """One mask a prompt for a batch of images; `MaskDecoder` itself takes several prompts of one image only.
+
+    Args:
+        sam: the model.
+        embeddings: `(n, c, 32, 32)`, one an image.
+        prompts: `boxes` `(n, 4)` or None, `points` (`(n, k, 2)`, `(n, k)`) or None.
+
+    Returns:
+        logits `(n, 128, 128)` and estimated IoU `(n,)`.
+    """
+    decoder = sam.mask_decoder
+    sparse, dense = sam.prompt_encoder(points=prompts["points"], boxes=prompts["boxes"], masks=None)
+    start = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([start.expand(len(sparse), -1, -1), sparse], 1)
+    position = sam.prompt_encoder.get_dense_pe().expand(len(sparse), -1, -1, -1)
+    hidden, source = decoder.transformer(embeddings + dense, position, tokens)
+    upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(embeddings.shape))
+    weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])
+    logits = torch.einsum("nc,nchw->nhw", weights, upscaled)
+    return logits.float(), decoder.iou_prediction_head(hidden[:, 0])[:, 0].float()
+
+
+def mask_loss(logits: Tensor, estimated: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and mean Dice of `(n, 256, 256)` logits against `(n, 256, 256)` masks."""
+    shares = torch.sigmoid(logits)
+    overlap, total = (shares * masks).sum((1, 2)), shares.sum((1, 2)) + masks.sum((1, 2))
+    dice = 1 - (2 * overlap + 20) / (total + 20)
+    # a lesion of any size weighs the same in the cross-entropy, a far background little
+    weight = 1 + 4 * F.max_pool2d(masks[:, None], 31, 1, 15)[:, 0]
+    cross = (F.binary_cross_entropy_with_logits(logits, masks, reduction="none") * weight).sum((1, 2)) / weight.sum(
+        (1, 2)
+    )
+    with torch.no_grad():
+        called = (logits > 0).float()
+        both = (called * masks).sum((1, 2))
+        iou = (both + 1) / (called.sum((1, 2)) + masks.sum((1, 2)) - both + 1)
+    loss = dice.mean() + 2 * cross.mean() + 0.3 * F.mse_loss(estimated, iou)
+    return loss, (2 * iou / (1 + iou)).mean()
+
+
+def second_lesion(
+    rng: np.random.Generator, pool: Pool, twin: np.ndarray, taken: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Another phantom's lesion, moved to a free place of this head; without it a model may ignore the prompt.
+
+    Args:
+        rng: source of randomness.
+        pool: where the other lesion comes from.
+        twin: `(h, w)` uint8, the head without a lesion.
+        taken: `(h, w)` bool, the lesion it has.
+
+    Returns:
+        change of the image `(h, w)` float32, and mask `(h, w)` bool; both empty when no place was found.
+    """
+    index = int(rng.integers(len(pool)))
+    index -= index % 5 == 4
+    change = pool.images[index, 0].astype(np.float32) - pool.images[index, 1]
+    mask, tissue = pool.masks[index], twin > 0.6 * np.median(twin[twin > 25]) if (twin > 25).any() else twin > 25
+    for _ in range(5):
+        shift, flip = tuple(rng.integers(-90, 91, 2)), int(rng.choice([-1, 1]))
+        moved = np.roll(mask, shift, (0, 1))[:, ::flip]
+        kept = moved & tissue
+        near = np.roll(np.abs(change) > 1, shift, (0, 1))[:, ::flip]
+        if kept.sum() > 0.7 * mask.sum() and not (near & taken).any():
+            return np.roll(change, shift, (0, 1))[:, ::flip] * tissue, kept
+    return np.zeros_like(change), np.zeros_like(mask)
+
+
+def draw_batch(pool: Pool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A random batch.
+
+    Returns:
+        images `(n, 1, 256, 256)` in 0-255; masks `(n, 2, 256, 256)` bool of own and second lesion; `(n,)` bool, own
+        lesion left out.
+    """
+    everyone = np.arange(len(pool))
+    chosen = rng.choice(everyone[everyone % 5 != 4], _IMAGES, replace=False)
+    empty = rng.random(_IMAGES) < _EMPTY_SHARE
+    drawn, found = [], []
+    for index, left_out in zip(chosen, empty, strict=True):
+        twin, mask = pool.images[index, 1], pool.masks[index]
+        change, other = np.zeros(mask.shape, np.float32), np.zeros_like(mask)
+        if rng.random() < _SECOND_SHARE:
+            change, other = second_lesion(rng, pool, twin, mask)
+        drawn.append(np.clip(pool.images[index, int(left_out)] + change, 0, 255))
+        found.append(np.stack([mask, other]))
+    images, masks = torch.from_numpy(np.stack(drawn)).float()[:, None], torch.from_numpy(np.stack(found)).float()
+    images, masks = augment(images, masks, rng, (0.75, 1.6), SAM_IMAGE_SIZE)
+    return images, masks > 0.5, torch.from_numpy(empty)
+
+
+def draw_prompts(
+    rng: np.random.Generator, images: Tensor, masks: Tensor, empty: Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One prompt an image, for its own or for the second lesion.
+
+    Returns:
+        boxes `(n, 4)`, points `(n, 5, 2)`, labels `(n, 5)` and the masks to answer with `(n, 256, 256)`.
+    """
+    boxes, points, labels, targets = [], [], [], []
+    for image, (own, other), left_out in zip(images[:, 0].numpy(), masks.numpy(), empty.tolist(), strict=True):
+        second = other.sum() > 30 and (rng.random() < 0.5 or own.sum() < 10)
+        mask = other if second else own
+        target = np.zeros_like(mask) if left_out and not second else mask
+        if mask.sum() < 10:  # the augmentation moved it out of the frame
+            mask = np.zeros_like(mask)
+            y, x = rng.integers(60, 190, 2)
+            mask[y - 12 : y + 12, x - 12 : x + 12] = True
+        boxes.append(noisy_box(rng, mask))
+        place, label = prompt_points(rng, mask, image, boxes[-1])
+        points.append(place)
+        labels.append(label)
+        targets.append(target)
+    return np.stack(boxes), np.stack(points), np.stack(labels), np.stack(targets)
+
+
+def dice(called: np.ndarray, mask: np.ndarray) -> float:
+    """Dice of two bool masks."""
+    return float(2 * (called & mask).sum() / max(called.sum() + mask.sum(), 1))
+
+
+@torch.no_grad()
+def held_out_metrics(sam: Sam, pool: Pool, count: int = 60) -> dict[str, float]:
+    """Mean slice Dice on phantoms never trained on, by `SamPredictor`, for box margins of 0, 10 and 20 px.
+
+    Controls: the same prompts on a blank image, and Otsu's threshold inside the same box.
+    """
+    sam.eval()
+    predictor = SamPredictor(sam)
+    scores: dict[str, list[float]] = {
+        f"{kind}_{margin}": [] for margin in _MARGINS for kind in ("true", "blank", "otsu")
+    }
+    estimates = []
+    chosen = [index for index in range(len(pool)) if index % 5 != 4][:count]
+    for index in chosen:
+        image, mask = pool.images[index, 0], pool.masks[index]
+        for kind, shown in (("true", image), ("blank", np.zeros_like(image))):
+            predictor.set_image(np.repeat(shown[..., None], 3, 2))
+            for margin in _MARGINS:
+                box = box_with_margin(mask, margin)
+                points, labels = corners_and_centre(box)
+                called, iou, _ = predictor.predict(points, labels, box, multimask_output=False)
+                scores[f"{kind}_{margin}"].append(dice(called[0], mask))
+                estimates.append((float(iou[0]), scores[f"{kind}_{margin}"][-1]))
+        for margin in _MARGINS:
+            x0, y0, x1, y1 = box_with_margin(mask, margin).astype(int)
+            called, part = np.zeros_like(mask), image[y0 : y1 + 1, x0 : x1 + 1]
+            called[y0 : y1 + 1, x0 : x1 + 1] = part > threshold_otsu(part) if part.min() < part.max() else True
+            scores[f"otsu_{margin}"].append(dice(called, mask))
+    sam.train()
+    means = {name: float(np.mean(values)) for name, values in scores.items()}
+    return means | {"iou_head_correlation": float(np.corrcoef(np.array(estimates).T)[0, 1])}
+
+
+def main() -> None:
+    """Train, log, export."""
+    options = arguments(__doc__, minutes=24)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options.output.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device)
+    training = make_pool(options.pool / "training", options.phantoms, seed=options.seed)
+    held_out = make_pool(options.pool / "held_out", 512, seed=options.seed, stream=HELD_OUT_STREAM)
+
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    sam = build_embedded_sam().to(device, memory_format=torch.channels_last).train()
+    checkpoint = options.output / "checkpoint.pt"
+    step, spent = 0, 0.0
+    decayed = [p for p in sam.parameters() if p.ndim > 1]
+    plain = [p for p in sam.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}])
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        sam.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, spent = state["step"], state["spent"]
+        rng = np.random.default_rng([options.seed, step])
+    clock = Clock(options.minutes, spent)
+    last_log = last_save = clock.spent
+    recent: list[float] = []
+    while clock.progress < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = clock.rate(_PEAK_RATE)
+        images, masks, empty = draw_batch(training, rng)
+        shown = ((images.to(device) - sam.pixel_mean[0]) / sam.pixel_std[0]).expand(-1, 3, -1, -1)
+        with torch.autocast(device.type, torch.bfloat16):
+            embeddings = sam.image_encoder(shown.contiguous(memory_format=torch.channels_last))
+            answers, targets = [], []
+            for group_index in range(2):
+                drawn = [draw_prompts(rng, images, masks, empty) for _ in range(2 - group_index)]
+                boxes, points, labels, target = (
+                    torch.from_numpy(np.concatenate(parts)).float().to(device) for parts in zip(*drawn, strict=True)
+                )
+                targets.append(target)
+                only = None if group_index == 0 else ("box", "points")[int(rng.random() < 0.5)]
+                prompts = {
+                    "boxes": None if only == "points" else boxes,
+                    "points": None if only == "box" else (points, labels),
+                }
+                answers.append(decode(sam, torch.cat([embeddings] * (2 - group_index)), prompts))
+        logits = torch.cat([answer[0] for answer in answers])
+        logits = F.interpolate(logits[:, None], (SAM_IMAGE_SIZE,) * 2, mode="bilinear", align_corners=False)[:, 0]
+        loss, overlap = mask_loss(logits, torch.cat([answer[1] for answer in answers]), torch.cat(targets))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        recent.append(overlap.item())
+        if clock.spent - last_log > 180:
+            last_log = clock.spent
+            facts = {"step": step, "seconds": clock.spent, "dice": float(np.mean(recent[-100:]))}
+            logger.info(log_line(options.output, **facts, **held_out_metrics(sam, held_out)))
+        elif step % 20 == 0:
+            logger.info("step %d, %.0f s: Dice of prompts %.3f", step, clock.spent, float(np.mean(recent[-20:])))
+        if clock.spent - last_save > 240:
+            last_save = clock.spent
+            state = {"model": sam.state_dict(), "optimiser": optimiser.state_dict()}
+            save_checkpoint(checkpoint, **state, step=step, spent=clock.spent)
+            export_weights(sam, "sam", options.output)
+    sam.eval()
+    facts = {"step": step, "images": step * _IMAGES, "prompts": step * _IMAGES * 3, "seconds": clock.spent}
+    digest = export_weights(sam, "sam", options.output)
+    logger.info(log_line(options.output, **facts, **held_out_metrics(sam, held_out, count=200), sha256=digest))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What the two trainings share: time-limited schedule, checkpoints, augmentation, export of the weights."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HERE = Path(__file__).parent
+
+
+def arguments(description: str | None, minutes: float) -> argparse.Namespace:
+    """The command line of both training scripts."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=minutes, help="training time, without making the phantoms")
+    parser.add_argument("--phantoms", type=int, default=16000, help="slices of the pool")
+    parser.add_argument("--pool", type=Path, required=True, help="folder for the phantom pool, about 3 GB")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for checkpoint, log and weights")
+    return parser.parse_args()
+
+
+class Clock:
+    """Training time as the schedule: progress 0 to 1, also across a resumed run."""
+
+    def __init__(self, minutes: float, spent: float = 0.0) -> None:
+        self.minutes, self.started = minutes, time.monotonic() - spent
+
+    @property
+    def spent(self) -> float:
+        """Seconds trained so far."""
+        return time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        """0 at the start, 1 when the time is over."""
+        return min(self.spent / (60 * self.minutes), 1.0)
+
+    def rate(self, peak: float) -> float:
+        """Learning rate: short linear warm-up, then a cosine to zero."""
+        warm = min(self.progress / 0.03, 1.0)
+        return peak * warm * (0.5 + 0.5 * math.cos(math.pi * self.progress)) + 1e-6
+
+
+def augment(
+    images: Tensor, masks: Tensor, rng: np.random.Generator, zoom: tuple[float, float], size: int
+) -> tuple[Tensor, Tensor]:
+    """Random flips, turns, zooms, shifts, gains, gammas and noise.
+
+    Args:
+        images: `(n, c, h, w)` float in 0-255; the channels (twins) get the same changes.
+        masks: `(n, m, h, w)` float.
+        rng: source of randomness.
+        zoom: smallest and largest magnification.
+        size: edge of the result in pixels.
+
+    Returns:
+        images `(n, c, size, size)` and masks `(n, m, size, size)`.
+    """
+    n = len(images)
+    angle = torch.tensor(rng.normal(0, math.radians(8), n), dtype=torch.float32)
+    scale = torch.tensor(np.exp(rng.uniform(math.log(zoom[0]), math.log(zoom[1]), n)), dtype=torch.float32)
+    stretch = torch.tensor(np.exp(rng.normal(0, 0.06, n)), dtype=torch.float32)
+    flip = torch.tensor(rng.choice([-1.0, 1.0], n), dtype=torch.float32)
+    shift = torch.tensor(rng.normal(0, 0.05, (n, 2)), dtype=torch.float32)
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    rows = [torch.stack([flip * cos * stretch, sin, shift[:, 0]], 1), torch.stack([-flip * sin, cos, shift[:, 1]], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), [n, 1, size, size], align_corners=False).to(images.device)
+    both = torch.cat([images, masks * 255], 1)
+    if size * 2 <= both.shape[-1]:
+        both = F.avg_pool2d(both, 2)  # against aliasing
+    both = F.grid_sample(both, grid, align_corners=False)
+    images, masks = both[:, : images.shape[1]], both[:, images.shape[1] :] / 255
+
+    def each(values: np.ndarray) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=images.device).view(n, 1, 1, 1)
+
+    images = 255 * (images / 255).clamp(0, 1) ** each(np.exp(rng.normal(0, 0.2, n)))
+    images = images * each(np.exp(rng.normal(0, 0.2, n)))
+    noise = torch.randn(n, 1, *images.shape[2:], device=images.device)  # twins share their noise
+    images = images + noise * each(rng.uniform(0, 4, n) * (rng.random(n) < 0.3))
+    return images.clamp(0, 255).round(), masks
+
+
+def save_checkpoint(path: Path, **state: Any) -> None:
+    """Write a checkpoint whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def export_weights(model: nn.Module, name: str, folder: Path) -> str:
+    """Write `name`.safetensors in half precision and its entry in `weights.json`.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    path, temporary = folder / f"{name}.safetensors", folder / f".{name}.{os.getpid()}.safetensors"
+    save_file(tensors, temporary)
+    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    os.replace(temporary, path)
+    table_path = folder / "weights.json"
+    table = json.loads(table_path.read_text()) if table_path.is_file() else {}
+    table[name] = {"file": path.name, "sha256": digest}
+    draft = table_path.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(dict(sorted(table.items())), indent=2) + "\n")
+    os.replace(draft, table_path)
+    return digest
+
+
+def log_line(folder: Path, **facts: Any) -> str:
+    """Append one JSON line to `log.jsonl` and return it."""
+    line = json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in facts.items()})
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
+    return line
