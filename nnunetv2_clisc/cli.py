@@ -275,9 +275,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.export import export_stock
+    from nnunetv2_clisc.plans import export_stock
 
-    print(export_stock(args.model, args.fold, args.output))
+    print(export_stock(args.model / f"fold_{args.fold}", args.output))
     return 0
 
 
