@@ -133,7 +133,7 @@ class TestSummary:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Three cases: a is off by one column, b has an empty prediction, c is exact; formats differ between the folders."""
+    """Three cases: a is off by one column, b has an empty prediction, c is exact; file formats differ."""
     for case in "abc":
         write(tmp_path / "gt" / f"{case}.nii.gz", cube(), direction=FLIPPED)
     write(tmp_path / "pred" / "a.nii.gz", np.roll(cube(), 1, axis=2), direction=FLIPPED)
