@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from pseudo_labeling.embedded.phantoms import phantom_volume
+from tests.tiny_nnunet import planned, tiny  # noqa: F401  (fixtures)
 
 # settings that make every stage run in seconds
 QUICK = (
