@@ -63,8 +63,8 @@ setup(
     cmdclass={"build_py": BuildPyWithDiscovery},
     install_requires=[
         "nnunetv2>=2.8,<3",  # the framework we extend
-        "torch>=2.3",  # all networks
-        "torchvision>=0.18",  # ResNet50 slice classifier and its weights
+        "torch>=2.6",  # all networks; from 2.6 on `weights_only` loading cannot run code from a file
+        "torchvision>=0.21",  # ResNet50 slice classifier and its weights
         "segment-anything>=1.0",  # SAM
         "open_clip_torch>=2.24",  # CLIP
         "grad-cam>=1.5",  # CAM methods other than LayerCAM
@@ -74,6 +74,7 @@ setup(
         "SimpleITK>=2.3",  # scans with their geometry
         "numpy>=1.26",
         "scipy>=1.11",  # morphology and distance transforms
+        "scikit-image>=0.22",  # Otsu's threshold
         "safetensors>=0.4",  # embedded weights
         "Pillow>=10",  # TIFF slices, CLIP's input, overlays
         "matplotlib>=3.8",  # overlays and the demo's picture

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from nnunetv2_clisc import __version__
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a subcommand; mistakes of the user end in one line on standard error and exit code 2."""
     parsed = _parser().parse_args(arguments)
+    # torch warns of its own deprecated parts when other packages are imported; nothing a user can act on
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     from dataset_conversion.errors import ConversionError
     from nnunetv2_clisc.errors import ClisError
@@ -30,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # e.g. piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:  # rights, a full disk: the system's own words name the file
+        print(f"error: {error.filename or parsed.command}: {error.strerror}; mend its rights or place", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; run the same command again", file=sys.stderr)
         code = 130
     sys.exit(code)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pseudo_labeling import models, weights
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
+from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.overlays import save_overlay
 from pseudo_labeling.prompts import prompts_from_roi
@@ -35,7 +36,6 @@ from pseudo_labeling.workspace import (
     Workspace,
     key_of,
     read_json,
-    sha256_of_file,
     write_json,
     write_table,
 )
@@ -111,7 +111,7 @@ class PseudoLabeling:
         """
         self.files.claim_labels()
         torch.manual_seed(self.settings.seed)
-        images = {case: sha256_of_file(self.files.image(case)) for case in self.cases}
+        images = {case: sha256_of(self.files.image(case)) for case in self.cases}
         labels = self._slice_labels(images)
         self._write_slice_labels(labels)
         passes = CamPasses(self.files, self.settings, labels, self._initial_classifier, self.device)
@@ -146,7 +146,7 @@ class PseudoLabeling:
         settings = self.settings.slice_labels
         source: Any = [settings.normal_prompt, settings.tumour_prompt, weights.identify("clip", self.specs.clip).sha256]
         if self.image_labels is not None:
-            source = sha256_of_file(self.image_labels) if self.image_labels.is_file() else None
+            source = sha256_of(self.image_labels) if self.image_labels.is_file() else None
         records: dict[str, dict[str, Any]] = {}
         text: torch.Tensor | None = None
         for case in tqdm(self.cases, desc="slice labels", unit="case"):
@@ -293,7 +293,7 @@ class PseudoLabeling:
                 "sam": dataclasses.asdict(weights.identify("sam", self.specs.sam)),
             },
             "classifier": self._classifier_record(final),
-            "image_labels": None if self.image_labels is None else sha256_of_file(self.image_labels),
+            "image_labels": None if self.image_labels is None else sha256_of(self.image_labels),
             "device": str(self.device),
             "versions": {name: version(name) for name in PACKAGES},
             "seed": self.settings.seed,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +51,10 @@ def read_scan(path: str | Path) -> Scan:
         PseudoLabelError: unreadable, not 3D, with NaN or Inf, or constant; the message names the file.
     """
     try:
+        if str(path).endswith(".gz"):
+            _check_whole(path)
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise PseudoLabelError(f"{path}: cannot be read as an image; replace the file") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         found = f"{image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} value(s) a voxel"
@@ -63,6 +67,13 @@ def read_scan(path: str | Path) -> Scan:
     if volume.min() == volume.max():
         raise PseudoLabelError(f"{path}: every voxel has the value {volume.min():g}; leave out this case")
     return Scan(volume, reoriented, orientation)
+
+
+def _check_whole(path: str | Path) -> None:
+    """Read a compressed file to its end, where its checksum is: ITK fills what a truncated one lacks with garbage."""
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def window_volume(volume: np.ndarray, settings: WindowSettings = WindowSettings()) -> np.ndarray:

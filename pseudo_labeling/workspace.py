@@ -11,19 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.errors import PseudoLabelError
 
 ENDING = ".nii.gz"
 CHANNEL = f"_0000{ENDING}"
-
-
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def key_of(*parts: Any) -> str:
@@ -134,13 +126,13 @@ class Workspace:
             return None
         for file, sha256 in record["files"].items():
             made = self.dataset / file
-            if not made.exists() or sha256_of_file(made) != sha256:
+            if not made.exists() or sha256_of(made) != sha256:
                 return None
         return dict(record)
 
     def finish(self, stage: str, name: str, key: str, files: Sequence[Path] = (), **content: Any) -> dict[str, Any]:
         """Record finished work and the files it made."""
-        made = {str(f.relative_to(self.dataset)): sha256_of_file(f) for f in files}
+        made = {str(f.relative_to(self.dataset)): sha256_of(f) for f in files}
         record = {"key": key, "files": made, **content}
         write_json(self.root / stage / f"{name}.json", record)
         return record
