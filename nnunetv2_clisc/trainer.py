@@ -25,7 +25,7 @@ class CLISCTrainer(SelfTraining):
     epochs = 400  # paper 3.1, each round
     inference_tile: tuple[int, int, int] | None = None  # of S3F and final validation; None = the training patch
     mirror_at_inference = True  # nnU-Net's test-time augmentation, wherever this network predicts
-    cpu_bfloat16 = False  # on CPUs with bfloat16 instructions
+    cpu_bfloat16 = False  # on CPUs with bfloat16 instructions, and channels last
     plot_every = 10  # epochs; drawing progress.png takes seconds
 
     def __init__(
