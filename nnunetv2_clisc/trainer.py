@@ -55,6 +55,12 @@ class CLISCTrainer(SelfTraining):
             self.inference_allowed_mirroring_axes = None
         return augmentation
 
+    def initialize(self) -> None:
+        """nnU-Net's; bfloat16 convolutions on a CPU run nearly twice as fast with the channels last in memory."""
+        super().initialize()
+        if self._uses_cpu_bfloat16():
+            self.network.to(memory_format=torch.channels_last_3d)
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step, in bfloat16 where the variant and the CPU have it."""
         with self._cpu_autocast():
@@ -91,11 +97,12 @@ class CLISCTrainer(SelfTraining):
         finally:
             self.configuration_manager = planned
 
-    def _cpu_autocast(self) -> AbstractContextManager[Any]:
+    def _uses_cpu_bfloat16(self) -> bool:
         supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        if self.cpu_bfloat16 and self.device.type == "cpu" and supported():
-            return torch.autocast("cpu", dtype=torch.bfloat16)
-        return nullcontext()
+        return bool(self.cpu_bfloat16 and self.device.type == "cpu" and supported())
+
+    def _cpu_autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", dtype=torch.bfloat16) if self._uses_cpu_bfloat16() else nullcontext()
 
 
 class CLISCTrainer_noS3F(CLISCTrainer):  # noqa: N801
@@ -114,8 +121,8 @@ class Small:
     """Sizes that finish on two CPU cores; the method is the same."""
 
     network_settings = NetworkSettings(features=(8, 16, 32, 64, 128), patch=(32, 96, 96))
-    epochs = 30
-    min_iterations = 25
+    epochs = 20
+    min_iterations = 16
     inference_tile: tuple[int, int, int] | None = (64, 256, 256)
     mirror_at_inference = False
     cpu_bfloat16 = True
