@@ -51,7 +51,7 @@ def save_overlay(
             axis.imshow(images[z], cmap="gray", vmin=0, vmax=255)
             axis.set_xticks([])
             axis.set_yticks([])
-            if line is axes[0]:
+            if z == rows[0]:
                 axis.set_title(column, fontsize=9)
             if column == "CAM" and cam is not None:
                 axis.imshow(cam[z], cmap="inferno", alpha=0.55, vmin=0, vmax=max(float(cam.max()), 1e-6))
