@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from matplotlib import style
 
 from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.overlays import save_overlay
@@ -166,7 +167,8 @@ def draw_case(
     images = window_volume(scan.volume, window)
     mask = scan.stack_from_image(sitk.ReadImage(str(sam_mask)))
     title = f"{decision.agreement.case}: {decision.reason} (similarity {decision.agreement.similarity or 0:.3f})"
-    save_overlay(picture, images, roi=roi, prompts=prompts_from_roi(roi, images, prompts), mask=mask, title=title)
+    with style.context("default"):  # nnU-Net's progress.png leaves its own fonts and colours behind
+        save_overlay(picture, images, roi=roi, prompts=prompts_from_roi(roi, images, prompts), mask=mask, title=title)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

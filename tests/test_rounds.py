@@ -449,7 +449,7 @@ def test_outside_of_the_scan_is_found_as_preprocessing_finds_it(tiny: TinyDatase
     properties = properties_of(source, CASES[1])
     arguments = ([trainer.raw_scan(CASES[1])], properties, trainer.plans_manager, configuration)
     old = seg_of(source, CASES[1])
-    assert configuration.use_mask_for_norm == [False]
+    configuration.configuration["use_mask_for_norm"] = [False]
     assert outside_mask(*arguments, old.shape[1:]) is None
     configuration.configuration["use_mask_for_norm"] = [True]
     outside = outside_mask(*arguments, old.shape[1:])
