@@ -67,11 +67,12 @@ setup(
         "torchvision>=0.21",  # ResNet50 slice classifier and its weights
         "segment-anything>=1.0",  # SAM
         "open_clip_torch>=2.24",  # CLIP
-        "grad-cam>=1.5",  # CAM methods other than LayerCAM
+        "grad-cam>=1.5",  # oracle of our LayerCAM; its other methods are to become options
         "timm>=1.0",  # classifier backbones by name; the embedded CLIP's image tower
         "batchgenerators>=0.25.1",  # nnU-Net's file and split helpers
         "dynamic-network-architectures>=0.4.1",  # the U-Net
         "SimpleITK>=2.3",  # scans with their geometry
+        "blosc2>=3.0",  # nnU-Net's preprocessed files, for the labels of round 2
         "numpy>=1.26",
         "scipy>=1.11",  # morphology and distance transforms
         "scikit-image>=0.22",  # Otsu's threshold
