@@ -72,7 +72,7 @@ setup(
         "batchgenerators>=0.25.1",  # nnU-Net's file and split helpers
         "dynamic-network-architectures>=0.4.1",  # the U-Net
         "SimpleITK>=2.3",  # scans with their geometry
-        "blosc2>=3.0",  # nnU-Net's preprocessed files, for the labels of round 2
+        "blosc2>=3.3.2",  # nnU-Net's preprocessed files, for the labels of round 2
         "numpy>=1.26",
         "scipy>=1.11",  # morphology and distance transforms
         "scikit-image>=0.22",  # Otsu's threshold
