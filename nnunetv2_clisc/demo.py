@@ -39,7 +39,8 @@ def make_phantoms(folder: Path, seed: int) -> None:
         (folder / name).mkdir(parents=True)
     cases = [f"phantom_{number:02d}" for number in range(TRAINING + VALIDATION + TEST)]
     for number, case in enumerate(tqdm(cases, desc="phantoms", unit="case")):
-        volume, mask = phantom_volume(np.random.default_rng([seed, number]), SHAPE)
+        # all with a skull: the scans of one data set come through one preprocessing
+        volume, mask = phantom_volume(np.random.default_rng([seed, number]), SHAPE, stripped=False)
         for kind, array in (("images", volume.astype(np.float32)), ("labels", mask.astype(np.uint8))):
             image = sitk.GetImageFromArray(array)
             image.SetSpacing(SPACING_MM)
