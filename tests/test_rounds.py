@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -151,6 +152,22 @@ def test_round_2_trains_on_kept_predictions_with_their_own_locations(fold: FoldF
     assert (val.identifiers, Path(val.source_folder)) == (VAL, original)
     trainer.round = 1
     assert trainer.get_tr_and_val_datasets()[0].identifiers == TRAIN
+
+
+def test_new_labels_are_what_nnunet_predicts_with_round_1(
+    fold: FoldFolder, tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / "mine.py").write_text("from tests.tiny_nnunet import QuickTrainer\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "extension"))
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(fold.path.parent), (0,), "round_1/checkpoint_final.pth")
+    for case in TRAIN:
+        scan = str(tiny.raw / "imagesTr" / f"{case}_0000.nii.gz")
+        (expected,) = predictor.predict_from_files_sequential([[scan]], None)
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(fold.prediction(case, ".nii.gz"))))
+        assert found.any()
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_final_validation_scores_the_validation_cases(fold: FoldFolder, tiny: TinyDataset) -> None:

@@ -58,7 +58,6 @@ class Quick:
     network_settings = NetworkSettings(features=(4, 8, 8), patch=(16, 32, 32))
     epochs = 2
     min_iterations = 3
-    inference_tile: tuple[int, int, int] | None = (16, 48, 48)
     cpu_bfloat16 = False
 
     def _sam_spec(self) -> str:
