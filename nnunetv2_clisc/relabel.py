@@ -185,7 +185,7 @@ class Relabelling:
 
 
 def _predictor(trainer: SelfTraining) -> nnUNetPredictor:
-    predictor = nnUNetPredictor(device=trainer.device, allow_tqdm=False)
+    predictor = nnUNetPredictor(tile_step_size=trainer.relabelling_step, device=trainer.device, allow_tqdm=False)
     network = trainer.network.module if trainer.is_ddp else trainer.network
     predictor.manual_initialization(
         network,

@@ -49,6 +49,7 @@ class SelfTraining(nnUNetTrainer):
 
     rounds = 2
     use_s3f = True
+    relabelling_step = 0.5  # of the patch, between the tiles of S3F's predictions; nnU-Net's default
     epochs = 400  # of each round
     min_iterations = 1  # of an epoch
 
