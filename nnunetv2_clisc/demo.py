@@ -89,7 +89,7 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
          "--split", str(scans / "split.json"), "-d", str(DATASET), "-n", NAME, "--fullsup-d", str(FULLSUP)],
         ["nnUNetv2_clisc", "pseudo_label", "-d", str(DATASET), "-device", device, "--weights", "embedded",
          "--seed", str(seed)],
-        ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "3d_fullres", "-np", "2"],
+        ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "3d_fullres", "-np", "2", "-npfp", "2"],
         ["nnUNetv2_train", str(DATASET), "3d_fullres", "0", "-tr", TRAINER, "-device", device],
         [*predict, "-o", str(predictions["round_1"]), "-chk", "round_1/checkpoint_final.pth"],
         [*predict, "-o", str(predictions["round_2"])],
@@ -111,7 +111,9 @@ def _run(command: list[str]) -> None:
     print(f"\n$ {shlex.join(command)}", flush=True)
     program = Path(sys.executable).parent / command[0]
     start = time.monotonic()
-    result = subprocess.run([str(program), *command[1:]], env=os.environ | {"nnUNet_n_proc_DA": "2"})
+    result = subprocess.run(
+        [str(program), *command[1:]], env=os.environ | {"nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2"}
+    )
     if result.returncode != 0:
         raise ClisError(f"{command[0]}: ended with code {result.returncode}; its own message is above")
     print(f"[{time.monotonic() - start:.0f} s]", flush=True)

@@ -48,7 +48,9 @@ def resolve_weights(weights: str | None, clip: str | None, sam: str | None, clas
     others = (
         weights if weights in ("embedded", "paper") else ("paper" if weight_files.paper_available() else "embedded")
     )
-    return WeightSpecs(clip or others, sam or weights, classifier or ("paper" if others == "paper" else "none"))
+    specs = (clip or others, sam or weights, classifier or ("paper" if others == "paper" else "none"))
+    # the trainer reads the SAM's file again later, from wherever it is started
+    return WeightSpecs(*(str(Path(spec).resolve()) if Path(spec).is_file() else spec for spec in specs))
 
 
 def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[str], seed: int) -> Settings:
