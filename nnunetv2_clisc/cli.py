@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pseudo_label(commands)
     _add_evaluate(commands)
     _add_stages(commands)
+    _add_sam_prompted(commands)
     _add_weights(commands)
     _add_export(commands)
 
@@ -226,6 +227,42 @@ def _stages(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.stages import stage_table
 
     print(stage_table(args.dataset_id, args.gt, args.pred))
+    return 0
+
+
+def _add_sam_prompted(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("sam_prompted", help="SAM prompted from given masks, in the scans' geometry")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--prompts-from", type=Path, required=True, metavar="MASKS", help="folder of masks")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--weights", metavar="embedded|paper|FILE", help="SAM's (default: paper where present)")
+    parser.add_argument("--margin", type=_pixels, default=0, metavar="N", help="pixels around the box (default: 0)")
+    parser.add_argument("--prompts", choices=("box", "points", "both"), default="both", help="(default: both)")
+    parser.add_argument("--blank-image", action="store_true", help="control: SAM sees black instead of the scan")
+    parser.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.set_defaults(run=_sam_prompted)
+
+
+def _pixels(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of pixels; give 0 or more")
+    return int(text)
+
+
+def _sam_prompted(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.sam_prompted import sam_prompted
+    from pseudo_labeling.settings import PromptSettings
+
+    written = sam_prompted(
+        args.images,
+        args.prompts_from,
+        args.output,
+        sam_weights=args.weights,
+        prompting=PromptSettings(kind=args.prompts, margin=args.margin),
+        blank_image=args.blank_image,
+        device=args.device,
+    )
+    print(f"{len(written)} masks in {args.output}")
     return 0
 
 

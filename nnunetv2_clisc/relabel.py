@@ -34,7 +34,6 @@ from nnunetv2_clisc.s3f import (
     save_agreement,
     write_results,
 )
-from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import Settings
 
@@ -46,7 +45,7 @@ def prompted_sam(segmenter: SamSegmenter, settings: Settings) -> Segment:
     """SAM behind the prompts of the first pass."""
 
     def segment(images: np.ndarray, roi: np.ndarray) -> np.ndarray:
-        return segmenter.masks(images, prompts_from_roi(roi, images, settings.prompts))
+        return segmenter.segment(images, roi, settings.prompts)[0]
 
     return segment
 

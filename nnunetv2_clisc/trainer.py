@@ -15,6 +15,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
 from nnunetv2_clisc.plans import NetworkSettings, clisc_plans
 from nnunetv2_clisc.rounds import PSEUDO_NOTE, SelfTraining, one_line_errors
+from pseudo_labeling.precision import has_bfloat16
 
 
 class CLISCTrainer(SelfTraining):
@@ -93,8 +94,7 @@ class CLISCTrainer(SelfTraining):
         return self._cpu_autocast()
 
     def _uses_cpu_bfloat16(self) -> bool:
-        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        return bool(self.cpu_bfloat16 and self.device.type == "cpu" and supported())
+        return self.cpu_bfloat16 and self.device.type == "cpu" and has_bfloat16(self.device)
 
     def _cpu_autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", dtype=torch.bfloat16) if self._uses_cpu_bfloat16() else nullcontext()

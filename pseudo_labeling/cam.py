@@ -41,6 +41,10 @@ class LayerCam:
         Returns:
             `(n, s, s)` float32 in [0, 1], each map's maximum 1 (0 where nothing speaks for a tumour).
         """
+        return self.with_probability(inputs)[0]
+
+    def with_probability(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The maps of :meth:`__call__`, and the classifier's probability of a tumour, `(n,)`, from the same pass."""
         activations: list[torch.Tensor] = []
         hooks = [
             layer.register_forward_hook(lambda _m, _i, output: activations.append(output)) for layer in self.layers
@@ -61,7 +65,7 @@ class LayerCam:
             fused = layer_map if fused is None else fused * layer_map
         if fused is None:
             raise PseudoLabelError("settings.cam.layers: name at least one layer")
-        return scaled_to_one(fused ** (1 / len(self.layers)))
+        return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().softmax(dim=1)[:, 1]
 
 
 def scaled_to_one(maps: torch.Tensor) -> torch.Tensor:
@@ -70,7 +74,13 @@ def scaled_to_one(maps: torch.Tensor) -> torch.Tensor:
 
 
 def case_cam(
-    inputs: torch.Tensor, label: np.ndarray, size: tuple[int, int], cam: LayerCam, device: torch.device | str
+    inputs: torch.Tensor,
+    label: np.ndarray,
+    size: tuple[int, int],
+    cam: LayerCam,
+    device: torch.device | str,
+    *,
+    weighted: bool = False,
 ) -> np.ndarray:
     """CAMs of the tumour slices of one case, at the slices' own size.
 
@@ -79,6 +89,7 @@ def case_cam(
         label: `(z,)`, 1 = tumour; slices labelled 0 get no map.
         size: `(y, x)` of the slices in pixels.
         cam: the method.
+        weighted: multiply each map by the classifier's probability, so that slices of a case can be compared.
 
     Returns:
         `(z, y, x)` float16 in [0, 1].
@@ -87,7 +98,9 @@ def case_cam(
     todo = np.flatnonzero(label)
     for start in range(0, len(todo), BATCH):
         batch = todo[start : start + BATCH]
-        found = cam(inputs[batch].to(device))
+        found, probability = cam.with_probability(inputs[batch].to(device))
+        if weighted:
+            found = found * probability[:, None, None]
         found = F.interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         maps[batch] = found.cpu().numpy().astype(np.float16)
     return maps

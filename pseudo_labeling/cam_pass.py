@@ -118,6 +118,7 @@ class CamPasses:
             (int(slices.shape[1]), int(slices.shape[2])),
             LayerCam(classifier, self.settings.cam.layers),
             self.device,
+            weighted=self.settings.cam.weighted,
         )
         buffer = io.BytesIO()
         np.savez_compressed(buffer, cam=cam)

@@ -20,7 +20,6 @@ from pseudo_labeling.classifier import SliceClassifier, build_classifier
 from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.overlays import save_overlay
-from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slice_labels import (
@@ -150,7 +149,7 @@ class PseudoLabeling:
         records: dict[str, dict[str, Any]] = {}
         text: torch.Tensor | None = None
         for case in tqdm(self.cases, desc="slice labels", unit="case"):
-            key = key_of(images[case], source, self.settings.window)
+            key = key_of(images[case], source, self.settings.window, "slice_mm")
             record = self.files.record("slice_labels", case, key)
             if record is None:
                 scan, slices = self._read(case)
@@ -165,13 +164,14 @@ class PseudoLabeling:
                     file_slices=[scan.file_slice(z) for z in range(len(slices))],
                     probability=probability.tolist(),
                     head=head_fraction(slices).tolist(),
+                    slice_mm=scan.slice_mm,
                 )
             records[case] = record
         if self.image_labels is not None:
             labels = self._labels_of_user(self.image_labels, records)
         else:
             labels = {
-                case: labels_from_probability(np.array(r["probability"]), np.array(r["head"]), settings)
+                case: labels_from_probability(np.array(r["probability"]), np.array(r["head"]), settings, r["slice_mm"])
                 for case, r in records.items()
             }
         self._file_slices = {case: r["file_slices"] for case, r in records.items()}
@@ -244,11 +244,10 @@ class PseudoLabeling:
                 self._forget_finished_run()
                 scan, slices = self._read(case)
                 roi = passes.roi(passes.final, case, scan)
-                prompts = prompts_from_roi(roi, slices, self.settings.prompts)
                 if segmenter is None:
                     model = models.load_sam(self.specs.sam, self.device).model
                     segmenter = SamSegmenter(model, self.settings.sam, self.device)
-                mask = segmenter.masks(slices, prompts)
+                mask, prompts = segmenter.segment(slices, roi, self.settings.prompts)
                 write_mask(scan, mask, self.files.label(case))
                 if number % self.overlay_every == 0:
                     cam = passes.cam(passes.final, case)
@@ -259,7 +258,7 @@ class PseudoLabeling:
                     case,
                     key,
                     [self.files.label(case)],
-                    prompted_slices=sum(p is not None for p in prompts),
+                    prompted_slices=int(roi.any((1, 2)).sum()),
                     roi_voxels=int(roi.sum()),
                     mask_voxels=int(mask.sum()),
                 )

@@ -11,8 +11,9 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from tqdm import tqdm
 
-from pseudo_labeling.prompts import Prompt
-from pseudo_labeling.settings import SamSettings
+from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.roi import large_components
+from pseudo_labeling.settings import PromptSettings, SamSettings
 
 ENCODER_BATCH = 4  # slices; an embedding of the published ViT-B is 4 MB, its activations far more
 
@@ -28,6 +29,28 @@ class SamSegmenter:
         self.model = model.to(self.device).eval()
         self.settings = settings
         self._resize = ResizeLongestSide(model.image_encoder.img_size)
+
+    def segment(
+        self, images: np.ndarray, roi: np.ndarray, prompting: PromptSettings
+    ) -> tuple[np.ndarray, list[Prompt | None]]:
+        """Prompt SAM from a region, once or, with `SamSettings.passes` = 2, again from its own cleaned masks.
+
+        The first labelling calls this with CAM regions, the S3F round with the network's prediction.
+
+        Args:
+            images: `(z, y, x)` uint8.
+            roi: `(z, y, x)` bool.
+            prompting: how a region becomes prompts.
+
+        Returns:
+            masks `(z, y, x)` bool, cleaned as `SamSettings.keep_fraction` says, and the prompts of the first pass.
+        """
+        first = prompts = prompts_from_roi(roi, images, prompting)
+        mask = large_components(self.masks(images, prompts), self.settings.keep_fraction)
+        for _ in range(self.settings.passes - 1):
+            prompts = prompts_from_roi(mask, images, prompting)
+            mask = large_components(self.masks(images, prompts), self.settings.keep_fraction)
+        return mask, first
 
     @torch.inference_mode()
     def masks(self, images: np.ndarray, prompts: Sequence[Prompt | None], progress: bool = False) -> np.ndarray:

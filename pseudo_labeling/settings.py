@@ -37,6 +37,9 @@ class SliceLabelSettings:
     tumour_prompt: str = TUMOUR_PROMPT
     min_confidence: float = 0.5  # slices whose larger class probability is below do not vote and do not train
     vote_radius: int = 0  # majority over the 2r + 1 slices around; 0 = plain argmax, as in the paper
+    smoothing_mm: float = 0.0  # sd of a Gaussian along z over the log-odds: neighbouring slices see the same tumour
+    threshold: Literal["argmax", "otsu"] = "argmax"  # "otsu": above the case's Otsu threshold too, for a biased CLIP
+    one_run: bool = False  # keep only the run of tumour slices with most evidence: a lesion is one thing along z
     min_head_fraction: float = 0.02  # a slice with a smaller share of head pixels is normal: there is nothing to see
 
 
@@ -59,6 +62,7 @@ class CamSettings:
     """LayerCAM (paper 2.1.1, Eq. 2)."""
 
     layers: tuple[str, ...] = ("layer3",)  # the public code's layer; several are fused by their geometric mean
+    weighted: bool = False  # times the classifier's probability of a tumour: alone, the map of every slice peaks at 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class SamSettings:
     """SAM masks (paper 2.2, Eq. 3)."""
 
     equalise: bool = False  # histogram equalisation before SAM, as in the public code
+    passes: int = 1  # 2 = SAM is prompted again from its own masks, which are often better than the ROI
+    keep_fraction: float = 0.0  # 3D components of the stacked masks below this share of the largest are dropped
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,7 @@ def _is_number(value: Any) -> bool:
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "settings.slice_labels.threshold": ("argmax", "otsu"),
     "settings.amda.fill": ("tissue", "zero"),
     "settings.roi.threshold": ("otsu",),
     "settings.prompts.kind": ("box", "points", "both"),
@@ -211,6 +218,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "settings.amda.alpha": (0, 100),
     "settings.amda.masked_fraction": (0, 1),
     "settings.roi.keep_fraction": (0, 1),
+    "settings.sam.passes": (1, 10),
+    "settings.sam.keep_fraction": (0, 1),
     "settings.s3f.beta": (0, 100),
 }
 
@@ -226,10 +235,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sam": {"equalise": True},
     },
     "embedded": {
-        "slice_labels": {"vote_radius": 1},
+        "slice_labels": {"smoothing_mm": 4.0, "threshold": "otsu", "one_run": True},
         "classifier": {"image_size": 192, "batch_size": 16, "epochs": 4, "patience": 2},
-        "cam": {"layers": ("layer2", "layer3")},
+        "cam": {"layers": ("layer1", "layer2", "layer3"), "weighted": True},
         "amda": {"masked_fraction": 0.5, "fill": "tissue"},
         "prompts": {"margin": 20},
+        "sam": {"passes": 2, "keep_fraction": 1 / 3},
     },
 }

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import SliceLabelSettings
@@ -80,17 +82,28 @@ def head_fraction(images: np.ndarray) -> np.ndarray:
     return (images > HEAD_LEVEL).mean(axis=(1, 2))
 
 
-def labels_from_probability(probability: np.ndarray, head: np.ndarray, settings: SliceLabelSettings) -> SliceLabels:
-    """Argmax of Eq. 1, then a majority vote among confident neighbours.
+def labels_from_probability(
+    probability: np.ndarray, head: np.ndarray, settings: SliceLabelSettings, slice_mm: float = 1.0
+) -> SliceLabels:
+    """Argmax of Eq. 1; then, as far as the settings say so, what the slices of one case know of each other.
+
+    In this order: smoothing of the log-odds along z, the case's own threshold, a majority vote among confident
+    neighbours, and one run of tumour slices. None of it sees a mask.
 
     Args:
         probability: `(z,)` of *tumour*, slices in anatomical order.
         head: `(z,)` share of head pixels.
-        settings: confidence cut, vote radius, smallest head.
+        settings: confidence cut, smoothing, threshold, vote radius, runs, smallest head.
+        slice_mm: distance of neighbouring slices.
     """
-    own = (probability > 0.5).astype(np.int64)
     seen = head >= settings.min_head_fraction
     confident = (np.maximum(probability, 1 - probability) >= settings.min_confidence) & seen
+    evidence = log_odds(np.where(seen, probability, 0.0))
+    if settings.smoothing_mm > 0:
+        evidence = ndimage.gaussian_filter1d(evidence, settings.smoothing_mm / slice_mm, mode="nearest")
+    if settings.threshold == "otsu" and np.ptp(evidence) > 0:
+        evidence = evidence - max(float(threshold_otsu(evidence)), 0.0)  # never below the argmax
+    own = (evidence > 0).astype(np.int64)
     label = own.copy()
     for z in range(len(own)):
         window = slice(max(z - settings.vote_radius, 0), z + settings.vote_radius + 1)
@@ -98,7 +111,25 @@ def labels_from_probability(probability: np.ndarray, head: np.ndarray, settings:
         if votes != 0:
             label[z] = int(votes > 0)
     label[~seen] = 0
+    if settings.one_run:
+        label = strongest_run(label, evidence)
     return SliceLabels(probability, label, confident)
+
+
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    """`(z,)` logarithm of p / (1 - p), with p kept 1e-4 away from certainty."""
+    kept = np.clip(probability.astype(np.float64), 1e-4, 1 - 1e-4)
+    odds: np.ndarray = np.log(kept / (1 - kept))
+    return odds
+
+
+def strongest_run(label: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Of the runs of tumour slices in `(z,)` labels, only the one whose evidence `(z,)` sums to most."""
+    runs, count = ndimage.label(label)
+    if count < 2:
+        return label
+    weights = ndimage.sum_labels(evidence, runs, np.arange(1, count + 1))
+    return np.where(runs == 1 + int(np.argmax(weights)), label, 0)
 
 
 def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -29,6 +29,11 @@ class Scan:
     reoriented: sitk.Image
     orientation: str
 
+    @property
+    def slice_mm(self) -> float:
+        """Distance of neighbouring axial slices in mm."""
+        return float(self.reoriented.GetSpacing()[2])
+
     def file_slice(self, z: int) -> int:
         """Index of axial slice `z` as the file counts it (a viewer's number): files may run from head to foot."""
         return len(self.volume) - 1 - z if "I" in self.orientation else z

@@ -102,3 +102,12 @@ def test_case_maps_only_tumour_slices_and_equals_one_by_one(classifier: SliceCla
     assert not maps[1].any()
     alone = case_cam(inputs[2:], np.array([1]), (70, 60), cam, "cpu")
     np.testing.assert_allclose(maps[2], alone[0], atol=2e-3)  # float16
+
+
+def test_weighted_maps_peak_at_the_classifiers_probability(classifier: SliceClassifier, inputs: torch.Tensor) -> None:
+    cam = LayerCam(classifier, ["layer3"])
+    label = np.ones(len(inputs), int)
+    plain, weighted = (case_cam(inputs, label, (64, 64), cam, "cpu", weighted=w) for w in (False, True))
+    with torch.no_grad():
+        probability = classifier(inputs).softmax(1)[:, 1].numpy()
+    np.testing.assert_allclose(weighted, plain * probability[:, None, None], atol=2e-3)

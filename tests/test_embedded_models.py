@@ -18,6 +18,7 @@ import pseudo_labeling.embedded as embedded
 from pseudo_labeling.embedded.captions import VOCABULARY_SIZE, normal_caption, tumour_caption
 from pseudo_labeling.embedded.models import (
     CLIP_IMAGE_SIZE,
+    SAM_STRIDE,
     build_embedded_clip,
     build_embedded_sam,
     embedded_clip_preprocess,
@@ -26,7 +27,7 @@ from pseudo_labeling.embedded.models import (
 from pseudo_labeling.embedded.phantoms import Phantom, phantom_slice, phantom_volume
 from pseudo_labeling.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, tight_box
 from pseudo_labeling.embedded.train_clip import auc
-from pseudo_labeling.embedded.train_sam import decode
+from pseudo_labeling.embedded.train_sam import cut, decode, draw_windows
 from pseudo_labeling.settings import NORMAL_PROMPT, TUMOUR_PROMPT
 from pseudo_labeling.slices import window_volume
 
@@ -193,7 +194,7 @@ def test_decoding_a_batch_equals_the_mask_decoder_one_by_one(sam) -> None:
     with torch.no_grad():
         embeddings = sam.image_encoder(torch.randn(2, 3, 256, 256))
         boxes = torch.tensor([[20.0, 30, 90, 120], [100, 90, 180, 200]])
-        together, _ = decode(sam, embeddings, {"boxes": boxes, "points": None})
+        together, _ = decode(sam, embeddings, {"boxes": boxes, "points": None}, np.zeros((2, 2), int))
         for index in range(2):
             sparse, dense = sam.prompt_encoder(points=None, boxes=boxes[index : index + 1], masks=None)
             alone, _ = sam.mask_decoder(
@@ -204,6 +205,19 @@ def test_decoding_a_batch_equals_the_mask_decoder_one_by_one(sam) -> None:
                 multimask_output=False,
             )
             assert torch.allclose(alone[0, 0], together[index], atol=1e-3)
+
+
+def test_training_windows_hold_the_lesion_and_know_where_they_are() -> None:
+    masks = torch.zeros(2, 2, 256, 256, dtype=torch.bool)
+    masks[0, 0, 200:230, 10:40] = True
+    masks[1, 1, 100:160, 120:180] = True
+    corners = draw_windows(np.random.default_rng(0), masks, 160)
+    windows = cut(masks, corners, 160)
+    assert windows.shape == (2, 2, 160, 160)
+    assert windows.sum() == masks.sum()
+    rows = torch.arange(256)[:, None].expand(256, 256)
+    starts = cut(torch.stack([rows, rows]), corners, 160)[:, 0, 0]
+    assert starts.tolist() == (corners[:, 0] * SAM_STRIDE).tolist()
 
 
 def test_boxes_hold_the_lesion_and_stay_in_the_frame(phantoms) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from scipy import ndimage
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
@@ -85,3 +86,28 @@ def test_a_slice_does_not_depend_on_its_neighbours(sam: Sam, case: tuple[np.ndar
     z = next(i for i, p in enumerate(prompts) if p is not None)
     alone = SamSegmenter(sam).masks(images[z : z + 1], prompts[z : z + 1])
     np.testing.assert_array_equal(together[z], alone[0])
+
+
+def test_two_passes_prompt_again_from_the_first_masks(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
+    images, truth = case
+    prompting = PromptSettings(margin=10)
+    roi = truth.copy()
+    roi[:, :, : truth.shape[2] // 2] &= np.indices(truth.shape[:2]).sum(0)[..., None] % 3 > 0  # a ragged region
+    once, prompts = SamSegmenter(sam).segment(images, roi, prompting)
+    np.testing.assert_array_equal(once, SamSegmenter(sam).masks(images, prompts_from_roi(roi, images, prompting)))
+    twice, shown = SamSegmenter(sam, SamSettings(passes=2)).segment(images, roi, prompting)
+    expected = SamSegmenter(sam).masks(images, prompts_from_roi(once, images, prompting))
+    np.testing.assert_array_equal(twice, expected)
+    boxes = [[None if p is None else p.box.tolist() for p in each] for each in (shown, prompts)]
+    assert boxes[0] == boxes[1], "the overlay shows what the region asked for"
+
+
+def test_small_components_of_the_masks_are_dropped(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
+    images, truth = case
+    roi = truth.copy()
+    z = int(truth.sum((1, 2)).argmin())  # a slice without the lesion gets a prompt all the same
+    roi[z, 50:80, 50:80] = True
+    plain, _ = SamSegmenter(sam).segment(images, roi, PromptSettings(margin=10))
+    cleaned, _ = SamSegmenter(sam, SamSettings(keep_fraction=1.0)).segment(images, roi, PromptSettings(margin=10))
+    assert not (cleaned & ~plain).any()
+    assert ndimage.label(cleaned, structure=np.ones((3, 3, 3)))[1] == 1

@@ -66,6 +66,31 @@ def test_slice_without_a_head_is_normal_and_silent() -> None:
     assert not labels.confident[0]
 
 
+def test_smoothing_is_in_mm_and_fills_a_gap_between_sure_slices() -> None:
+    p = np.array([0.01, 0.01, 0.99, 0.4, 0.99, 0.01, 0.01])
+    settings = SliceLabelSettings(smoothing_mm=3.0)
+    assert labels_from_probability(p, FULL, settings, slice_mm=5.0).label.tolist() == [0, 0, 1, 1, 1, 0, 0]
+    # the same sd is nothing for slices 100 mm apart
+    assert labels_from_probability(p, FULL, settings, slice_mm=100.0).label.tolist() == [0, 0, 1, 0, 1, 0, 0]
+
+
+def test_the_cases_own_threshold_calls_fewer_and_never_more_than_argmax() -> None:
+    biased = np.array([0.7, 0.7, 0.7, 0.999, 0.999, 0.7, 0.6])
+    settings = SliceLabelSettings(threshold="otsu")
+    assert labels_from_probability(biased, FULL, settings).label.tolist() == [0, 0, 0, 1, 1, 0, 0]
+    healthy = np.array([0.01, 0.02, 0.2, 0.3, 0.2, 0.02, 0.01])
+    assert not labels_from_probability(healthy, FULL, settings).label.any()
+    constant = np.full(7, 0.9)
+    assert labels_from_probability(constant, FULL, settings).label.all()
+
+
+def test_one_run_is_that_with_most_evidence() -> None:
+    p = np.array([0.6, 0.6, 0.6, 0.1, 0.99, 0.99, 0.1])
+    labels = labels_from_probability(p, FULL, SliceLabelSettings(one_run=True))
+    assert labels.label.tolist() == [0, 0, 0, 0, 1, 1, 0]
+    assert labels.confident.all(), "a normal label given by the rule still trains the classifier"
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path

@@ -17,6 +17,7 @@ from pseudo_labeling.embedded.captions import CONTEXT_LENGTH, VOCABULARY_SIZE, e
 __all__ = [
     "CLIP_IMAGE_SIZE",
     "SAM_IMAGE_SIZE",
+    "SAM_STRIDE",
     "build_embedded_clip",
     "build_embedded_sam",
     "embedded_clip_preprocess",
@@ -27,7 +28,7 @@ CLIP_IMAGE_SIZE = 128
 CLIP_MEAN, CLIP_STD = (0.25, 0.25, 0.25), (0.25, 0.25, 0.25)
 SAM_IMAGE_SIZE = 256
 _SAM_DIM = 128
-_SAM_STRIDE = 8
+SAM_STRIDE = 8
 
 
 def build_embedded_clip() -> CLIP:
@@ -120,7 +121,7 @@ class ConvImageEncoder(nn.Module):
 
 def build_embedded_sam() -> Sam:
     """A SAM for 256 x 256 images with a convolutional encoder, randomly initialised; works with `SamPredictor`."""
-    side = SAM_IMAGE_SIZE // _SAM_STRIDE
+    side = SAM_IMAGE_SIZE // SAM_STRIDE
     return Sam(
         image_encoder=ConvImageEncoder(),
         prompt_encoder=PromptEncoder(

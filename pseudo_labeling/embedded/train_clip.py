@@ -13,6 +13,7 @@ import logging
 import numpy as np
 import torch
 from open_clip.model import CLIP
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,7 +116,7 @@ def draw_batch(pool: Pool, rng: np.random.Generator, device: torch.device) -> tu
     chosen = np.concatenate([with_lesion, without])
     images = torch.from_numpy(pool.images[chosen]).to(device).float()
     masks = torch.from_numpy(pool.masks[chosen]).to(device).float()[:, None]
-    size = int(rng.choice([112, 128, 128, 144, 176]))
+    size = int(rng.choice([112, 128, 128, 144, 192]))
     images, masks = augment(images, masks, rng, (0.8, 1.3), size)
     ill, well = images[:_PAIRS, :1], images[:, 1:]
     # the visible share of a lesion may have left the frame
@@ -187,6 +188,8 @@ def main() -> None:
     decayed = [p for p in parameters if p.ndim > 1]
     plain = [p for p in parameters if p.ndim <= 1]
     optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}])
+    if options.start is not None:
+        model.load_state_dict(load_file(options.start, device=str(device)))
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
@@ -194,7 +197,7 @@ def main() -> None:
         optimiser.load_state_dict(state["optimiser"])
         step, spent = state["step"], state["spent"]
         rng = np.random.default_rng([options.seed, step])
-    else:
+    elif options.start is None:
         logger.info("text warm-up: loss %.4f", warm_up_text(model, rng, 300, device))
     clock = Clock(options.minutes, spent)
     last_log = last_save = clock.spent

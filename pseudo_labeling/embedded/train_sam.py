@@ -1,8 +1,9 @@
 """Train the embedded SAM on phantoms: ``python -m pseudo_labeling.embedded.train_sam --pool DIR -o DIR``.
 
-A few slices a step, three prompts each: two with box and points, one with only a box or only points. Boxes are loose,
-off-centre or partial; the answer is always the whole lesion they touch, and nothing where a slice has none. Loss: Dice
-and cross-entropy of the one mask that SAM returns with `multimask_output=False`, and the error of its IoU estimate.
+A few slices a step (at first windows around their lesions, at last whole slices), three prompts each: two with box and
+points, one with only a box or only points. Boxes are loose, off-centre or partial; the answer is always the whole
+lesion they touch, and nothing where a slice has none. Loss: Dice and cross-entropy of the one mask that SAM returns
+with `multimask_output=False`, and the error of its IoU estimate.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional as F
 
-from pseudo_labeling.embedded.models import SAM_IMAGE_SIZE, build_embedded_sam
+from pseudo_labeling.embedded.models import SAM_IMAGE_SIZE, SAM_STRIDE, build_embedded_sam
 from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, Pool, make_pool
 from pseudo_labeling.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, prompt_points
 from pseudo_labeling.embedded.training import Clock, arguments, augment, export_weights, log_line, save_checkpoint
@@ -31,26 +33,30 @@ _IMAGES = 8
 _EMPTY_SHARE = 0.05  # of the images: a twin without its lesion; a prompt there is answered with an empty mask
 _SECOND_SHARE = 0.7  # of the images: two lesions, of which the prompt chooses one
 _PEAK_RATE = 1.2e-3
+_CLOSE_SHARE, _WINDOW = 0.75, 160  # this share of the time, twice as many slices a step in windows of this edge
 _MARGINS = (0, 10, 20)
 
 
-def decode(sam: Sam, embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """One mask a prompt for a batch of images; `MaskDecoder` itself takes several prompts of one image only.
+def decode(sam: Sam, embeddings: Tensor, prompts: Prompts, corners: np.ndarray) -> tuple[Tensor, Tensor]:
+    """One mask a prompt for a batch of windows; `MaskDecoder` itself takes several prompts of one whole image only.
 
     Args:
         sam: the model.
-        embeddings: `(n, c, 32, 32)`, one an image.
-        prompts: `boxes` `(n, 4)` or None, `points` (`(n, k, 2)`, `(n, k)`) or None.
+        embeddings: `(n, c, h, w)`, one a window.
+        prompts: `boxes` `(n, 4)` or None, `points` (`(n, k, 2)`, `(n, k)`) or None, in pixels of the whole slice.
+        corners: `(n, 2)` y, x of each window in cells of the whole slice's embedding.
 
     Returns:
-        logits `(n, 128, 128)` and estimated IoU `(n,)`.
+        logits `(n, 4h, 4w)` and estimated IoU `(n,)`.
     """
     decoder = sam.mask_decoder
     sparse, dense = sam.prompt_encoder(points=prompts["points"], boxes=prompts["boxes"], masks=None)
     start = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([start.expand(len(sparse), -1, -1), sparse], 1)
-    position = sam.prompt_encoder.get_dense_pe().expand(len(sparse), -1, -1, -1)
-    hidden, source = decoder.transformer(embeddings + dense, position, tokens)
+    height, width = embeddings.shape[2:]
+    whole = sam.prompt_encoder.get_dense_pe()[0]
+    position = torch.stack([whole[:, y : y + height, x : x + width] for y, x in corners])
+    hidden, source = decoder.transformer(embeddings + dense[:, :, :height, :width], position, tokens)
     upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(embeddings.shape))
     weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])
     logits = torch.einsum("nc,nchw->nhw", weights, upscaled)
@@ -58,12 +64,13 @@ def decode(sam: Sam, embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tens
 
 
 def mask_loss(logits: Tensor, estimated: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and mean Dice of `(n, 256, 256)` logits against `(n, 256, 256)` masks."""
+    """Loss and mean Dice of `(n, h, w)` logits against `(n, h, w)` masks."""
     shares = torch.sigmoid(logits)
     overlap, total = (shares * masks).sum((1, 2)), shares.sum((1, 2)) + masks.sum((1, 2))
     dice = 1 - (2 * overlap + 20) / (total + 20)
     # a lesion of any size weighs the same in the cross-entropy, a far background little
-    weight = 1 + 4 * F.max_pool2d(masks[:, None], 31, 1, 15)[:, 0]
+    near = F.max_pool2d(F.max_pool2d(masks[:, None], 4), 7, 1, 3)  # coarse: at full size it took half of a step
+    weight = 1 + 4 * F.interpolate(near, scale_factor=4.0)[:, 0]
     cross = (F.binary_cross_entropy_with_logits(logits, masks, reduction="none") * weight).sum((1, 2)) / weight.sum(
         (1, 2)
     )
@@ -103,16 +110,16 @@ def second_lesion(
     return np.zeros_like(change), np.zeros_like(mask)
 
 
-def draw_batch(pool: Pool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """A random batch.
+def draw_batch(pool: Pool, rng: np.random.Generator, count: int = _IMAGES) -> tuple[Tensor, Tensor, Tensor]:
+    """A random batch of `count` slices.
 
     Returns:
         images `(n, 1, 256, 256)` in 0-255; masks `(n, 2, 256, 256)` bool of own and second lesion; `(n,)` bool, own
         lesion left out.
     """
     everyone = np.arange(len(pool))
-    chosen = rng.choice(everyone[everyone % 5 != 4], _IMAGES, replace=False)
-    empty = rng.random(_IMAGES) < _EMPTY_SHARE
+    chosen = rng.choice(everyone[everyone % 5 != 4], count, replace=False)
+    empty = rng.random(count) < _EMPTY_SHARE
     drawn, found = [], []
     for index, left_out in zip(chosen, empty, strict=True):
         twin, mask = pool.images[index, 1], pool.masks[index]
@@ -151,13 +158,39 @@ def draw_prompts(
     return np.stack(boxes), np.stack(points), np.stack(labels), np.stack(targets)
 
 
+def draw_windows(rng: np.random.Generator, masks: Tensor, edge: int) -> np.ndarray:
+    """Where to look closely: windows around the lesions, so that a step does not pay for far background.
+
+    Args:
+        rng: source of randomness.
+        masks: `(n, 2, 256, 256)` bool.
+        edge: of the windows in pixels.
+
+    Returns:
+        `(n, 2)` y, x of the upper left corners in cells of the embedding.
+    """
+    corners = []
+    for mask in masks.any(1).numpy():
+        places = np.argwhere(mask)
+        centre = places.mean(0) if len(places) else np.array(mask.shape) / 2
+        corner = centre + rng.normal(0, 16, 2) - edge / 2
+        corners.append(np.clip(np.rint(corner / SAM_STRIDE), 0, (SAM_IMAGE_SIZE - edge) // SAM_STRIDE))
+    return np.stack(corners).astype(int)
+
+
+def cut(images: Tensor, corners: np.ndarray, edge: int) -> Tensor:
+    """Windows `(n, ..., edge, edge)` of images `(n, ..., h, w)`; corners as :func:`draw_windows` gives them."""
+    starts = (corners * SAM_STRIDE).tolist()
+    return torch.stack([image[..., y : y + edge, x : x + edge] for image, (y, x) in zip(images, starts, strict=True)])
+
+
 def dice(called: np.ndarray, mask: np.ndarray) -> float:
     """Dice of two bool masks."""
     return float(2 * (called & mask).sum() / max(called.sum() + mask.sum(), 1))
 
 
 @torch.no_grad()
-def held_out_metrics(sam: Sam, pool: Pool, count: int = 60) -> dict[str, float]:
+def held_out_metrics(sam: Sam, pool: Pool, count: int = 50) -> dict[str, float]:
     """Mean slice Dice on phantoms never trained on, by `SamPredictor`, for box margins of 0, 10 and 20 px.
 
     Controls: the same prompts on a blank image, and Otsu's threshold inside the same box.
@@ -202,15 +235,17 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     sam = build_embedded_sam().to(device, memory_format=torch.channels_last).train()
     checkpoint = options.output / "checkpoint.pt"
-    step, spent = 0, 0.0
+    step, seen, spent = 0, 0, 0.0
     decayed = [p for p in sam.parameters() if p.ndim > 1]
     plain = [p for p in sam.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}])
+    if options.start is not None:
+        sam.load_state_dict(load_file(options.start, device=str(device)))
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         sam.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
+        step, seen, spent = state["step"], state["seen"], state["spent"]
         rng = np.random.default_rng([options.seed, step])
     clock = Clock(options.minutes, spent)
     last_log = last_save = clock.spent
@@ -218,33 +253,38 @@ def main() -> None:
     while clock.progress < 1:
         for group in optimiser.param_groups:
             group["lr"] = clock.rate(_PEAK_RATE)
-        images, masks, empty = draw_batch(training, rng)
-        shown = ((images.to(device) - sam.pixel_mean[0]) / sam.pixel_std[0]).expand(-1, 3, -1, -1)
+        close = clock.progress < _CLOSE_SHARE
+        edge = _WINDOW if close else SAM_IMAGE_SIZE
+        images, masks, empty = draw_batch(training, rng, 2 * _IMAGES if close else _IMAGES)
+        corners = draw_windows(rng, masks, edge)
+        shown = cut((images.to(device) - sam.pixel_mean[0]) / sam.pixel_std[0], corners, edge).expand(-1, 3, -1, -1)
         with torch.autocast(device.type, torch.bfloat16):
             embeddings = sam.image_encoder(shown.contiguous(memory_format=torch.channels_last))
             answers, targets = [], []
-            for group_index in range(2):
-                drawn = [draw_prompts(rng, images, masks, empty) for _ in range(2 - group_index)]
+            for repeats in (2, 1):
+                drawn = [draw_prompts(rng, images, masks, empty) for _ in range(repeats)]
                 boxes, points, labels, target = (
                     torch.from_numpy(np.concatenate(parts)).float().to(device) for parts in zip(*drawn, strict=True)
                 )
-                targets.append(target)
-                only = None if group_index == 0 else ("box", "points")[int(rng.random() < 0.5)]
+                everywhere = np.concatenate([corners] * repeats)
+                targets.append(cut(target, everywhere, edge))
+                only = None if repeats == 2 else ("box", "points")[int(rng.random() < 0.5)]
                 prompts = {
                     "boxes": None if only == "points" else boxes,
                     "points": None if only == "box" else (points, labels),
                 }
-                answers.append(decode(sam, torch.cat([embeddings] * (2 - group_index)), prompts))
+                answers.append(decode(sam, torch.cat([embeddings] * repeats), prompts, everywhere))
         logits = torch.cat([answer[0] for answer in answers])
-        logits = F.interpolate(logits[:, None], (SAM_IMAGE_SIZE,) * 2, mode="bilinear", align_corners=False)[:, 0]
+        logits = F.interpolate(logits[:, None], (edge, edge), mode="bilinear", align_corners=False)[:, 0]
         loss, overlap = mask_loss(logits, torch.cat([answer[1] for answer in answers]), torch.cat(targets))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
         optimiser.step()
         step += 1
+        seen += len(images)
         recent.append(overlap.item())
-        if clock.spent - last_log > 180:
+        if clock.spent - last_log > 300:
             last_log = clock.spent
             facts = {"step": step, "seconds": clock.spent, "dice": float(np.mean(recent[-100:]))}
             logger.info(log_line(options.output, **facts, **held_out_metrics(sam, held_out)))
@@ -253,10 +293,10 @@ def main() -> None:
         if clock.spent - last_save > 240:
             last_save = clock.spent
             state = {"model": sam.state_dict(), "optimiser": optimiser.state_dict()}
-            save_checkpoint(checkpoint, **state, step=step, spent=clock.spent)
+            save_checkpoint(checkpoint, **state, step=step, seen=seen, spent=clock.spent)
             export_weights(sam, "sam", options.output)
     sam.eval()
-    facts = {"step": step, "images": step * _IMAGES, "prompts": step * _IMAGES * 3, "seconds": clock.spent}
+    facts = {"step": step, "images": seen, "prompts": seen * 3, "seconds": clock.spent}
     digest = export_weights(sam, "sam", options.output)
     logger.info(log_line(options.output, **facts, **held_out_metrics(sam, held_out, count=200), sha256=digest))
 

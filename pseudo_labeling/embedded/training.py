@@ -27,6 +27,7 @@ def arguments(description: str | None, minutes: float) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=minutes, help="training time, without making the phantoms")
     parser.add_argument("--phantoms", type=int, default=16000, help="slices of the pool")
     parser.add_argument("--pool", type=Path, required=True, help="folder for the phantom pool, about 3 GB")
+    parser.add_argument("--start", type=Path, help="safetensors to go on from (default: random weights)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for checkpoint, log and weights")
     return parser.parse_args()

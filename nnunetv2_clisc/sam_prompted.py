@@ -1,0 +1,78 @@
+"""SAM prompted from given masks: the paper's row *SAM with true prompts*, and the way to test any SAM weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataset_conversion.volumes import check_same_grid, list_volumes, read_volume
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.labelling import usable_device
+from pseudo_labeling import models, weights
+from pseudo_labeling.prompts import prompts_from_roi
+from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.settings import PromptSettings
+from pseudo_labeling.slices import read_scan, window_volume, write_mask
+from pseudo_labeling.workspace import ENDING, write_json
+
+
+def sam_prompted(
+    images: Path,
+    prompts_from: Path,
+    output: Path,
+    *,
+    sam_weights: str | None = None,
+    prompting: PromptSettings = PromptSettings(),
+    blank_image: bool = False,
+    device: str | None = None,
+) -> list[Path]:
+    """Prompt SAM once in every slice where a mask is not empty, and write what it answers.
+
+    Nothing else of the pipeline takes part: one pass, no clean-up, no CAM. With `blank_image` SAM sees a black slice,
+    so the difference to the true slice is what it owes to the image rather than to the shape of the prompt.
+
+    Args:
+        images: folder of scans, `CASE.nii.gz` or `CASE_0000.nii.gz` (or another format that `convert folder` reads).
+        prompts_from: folder of masks on the scans' grids; scans without a mask are left out.
+        output: folder that gets `CASE.nii.gz` in the scans' geometry, and `sam_prompted.json` with the settings.
+        sam_weights: `embedded`, `paper`, a known name or a file; by default `paper` where present, else `embedded`.
+        prompting: kind of prompts, kind of points, margin in pixels.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The files written, one a case.
+
+    Raises:
+        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+    """
+    scans, masks = list_volumes(images), list_volumes(prompts_from)
+    if unknown := sorted(masks.keys() - scans.keys()):
+        raise ClisError(
+            f"--prompts-from {masks[unknown[0]]}: {images} has no scan of that name; give masks of its scans"
+        )
+    if output.exists() and output.resolve() in (images.resolve(), prompts_from.resolve()):
+        raise ClisError(f"-o {output}: is one of the input folders; name another")
+    spec = sam_weights or ("paper" if weights.paper_available() else "embedded")
+    where = usable_device(device)
+    record = weights.identify("sam", spec)
+    segmenter = SamSegmenter(models.load_sam(spec, torch.device(where)).model, device=where)
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for case, mask_file in tqdm(sorted(masks.items()), desc="SAM", unit="case"):
+        given = read_volume(mask_file)
+        check_same_grid(read_volume(scans[case]), scans[case], given, mask_file)
+        scan = read_scan(scans[case])
+        slices = window_volume(scan.volume)
+        prompts = prompts_from_roi(scan.stack_from_image(given), slices, prompting)
+        shown = np.zeros_like(slices) if blank_image else slices
+        written.append(output / f"{case}{ENDING}")
+        write_mask(scan, segmenter.masks(shown, prompts), written[-1])
+    facts = {"prompts": dataclasses.asdict(prompting), "blank_image": blank_image, "sam": dataclasses.asdict(record)}
+    packages = ("nnunetv2-clisc", "torch", "segment-anything")
+    write_json(output / "sam_prompted.json", facts | {"versions": {name: version(name) for name in packages}})
+    return written
