@@ -13,7 +13,6 @@ import logging
 import numpy as np
 import torch
 from open_clip.model import CLIP
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,8 +24,8 @@ from pseudo_labeling.embedded.models import (
     build_embedded_clip,
     embedded_clip_tokenizer,
 )
-from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, Pool, make_pool
-from pseudo_labeling.embedded.training import Clock, arguments, augment, export_weights, log_line, save_checkpoint
+from pseudo_labeling.embedded.pool import Pool
+from pseudo_labeling.embedded.training import Run, arguments, augment
 from pseudo_labeling.settings import NORMAL_PROMPT, TUMOUR_PROMPT
 
 logger = logging.getLogger(__name__)
@@ -171,40 +170,18 @@ def f1(called: np.ndarray, truth: np.ndarray) -> float:
 
 def main() -> None:
     """Train, log, export."""
-    options = arguments(__doc__, minutes=15)
+    options = arguments(__doc__, minutes=40)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options.output.mkdir(parents=True, exist_ok=True)
-    device = torch.device(options.device)
-    training = make_pool(options.pool / "training", options.phantoms, seed=options.seed)
-    held_out = make_pool(options.pool / "held_out", 512, seed=options.seed, stream=HELD_OUT_STREAM)
-
     torch.manual_seed(options.seed)
-    rng = np.random.default_rng(options.seed)
-    model = build_embedded_clip().to(device, memory_format=torch.channels_last).train()
+    device = torch.device(options.device)
+    model = build_embedded_clip().to(device).to(memory_format=torch.channels_last).train()
     heads = nn.ModuleDict({name: nn.Conv2d(width, 128, 1) for name, width in _CELL_CHANNELS.items()}).to(device)
-    checkpoint = options.output / "checkpoint.pt"
-    step, spent = 0, 0.0
-    parameters = [*model.parameters(), *heads.parameters()]
-    decayed = [p for p in parameters if p.ndim > 1]
-    plain = [p for p in parameters if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}])
-    if options.start is not None:
-        model.load_state_dict(load_file(options.start, device=str(device)))
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
-        rng = np.random.default_rng([options.seed, step])
-    elif options.start is None:
-        logger.info("text warm-up: loss %.4f", warm_up_text(model, rng, 300, device))
-    clock = Clock(options.minutes, spent)
-    last_log = last_save = clock.spent
-    while clock.progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = clock.rate(_PEAK_RATE)
-        images, masks, classes = draw_batch(training, rng, device)
+    networks = {"clip": model, "heads": heads}
+    run = Run(options, "clip", networks, peak_rate=_PEAK_RATE, weight_decay=0.05, largest_norm=2.0)
+    if run.fresh:
+        logger.info("text warm-up: loss %.4f", warm_up_text(model, run.rng, 300, device))
+    for rng in run:
+        images, masks, classes = draw_batch(run.training, rng, device)
         ids = caption_ids(rng, _TEXTS).to(device)
         texts = model.encode_text(ids, normalize=True)
         with torch.autocast(device.type, torch.bfloat16):
@@ -215,29 +192,11 @@ def main() -> None:
         tumour_text = torch.arange(2 * _TEXTS, device=device) < _TEXTS
         target = (classes[:, None] == tumour_text[None, :]).float()
         pairs = F.binary_cross_entropy_with_logits(logits, target)
-        loss = pairs + cells + text_loss(texts, _TEXTS)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 2.0)
-        optimiser.step()
-        step += 1
-        if clock.spent - last_log > 150:
-            last_log = clock.spent
-            facts = {"step": step, "seconds": clock.spent, "pairs": pairs.item(), "cells": cells.item()}
-            logger.info(log_line(options.output, **facts, **held_out_metrics(model, held_out, device)))
-        elif step % 20 == 0:
-            logger.info("step %d, %.0f s: pairs %.3f, cells %.3f", step, clock.spent, pairs.item(), cells.item())
-        if clock.spent - last_save > 180:
-            last_save = clock.spent
-            state = {"model": model.state_dict(), "heads": heads.state_dict(), "optimiser": optimiser.state_dict()}
-            save_checkpoint(checkpoint, **state, step=step, spent=clock.spent)
-            export_weights(model, "clip", options.output)
+        run.update(pairs + cells + text_loss(texts, _TEXTS), len(images))
+        facts = {"pairs": pairs.item(), "cells": cells.item()}
+        run.report(facts, lambda: held_out_metrics(model, run.held_out, device))
     model.eval()
-    facts = {"step": step, "images": step * (2 * _PAIRS + _NORMALS), "seconds": clock.spent}
-    digest = export_weights(model, "clip", options.output)
-    logger.info(
-        log_line(options.output, **facts, **held_out_metrics(model, held_out, device, count=512), sha256=digest)
-    )
+    run.finish(lambda: held_out_metrics(model, run.held_out, device, count=512))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from skimage.filters import threshold_otsu
@@ -21,11 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pseudo_labeling.embedded.models import SAM_IMAGE_SIZE, SAM_STRIDE, build_embedded_sam
-from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, Pool, make_pool
+from pseudo_labeling.embedded.pool import Pool
 from pseudo_labeling.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, prompt_points
-from pseudo_labeling.embedded.training import Clock, arguments, augment, export_weights, log_line, save_checkpoint
-
-logger = logging.getLogger(__name__)
+from pseudo_labeling.embedded.training import Run, arguments, augment
 
 Prompts = dict[str, Any]  # `boxes` and `points` as PromptEncoder takes them
 
@@ -224,38 +221,17 @@ def held_out_metrics(sam: Sam, pool: Pool, count: int = 50) -> dict[str, float]:
 
 def main() -> None:
     """Train, log, export."""
-    options = arguments(__doc__, minutes=24)
+    options = arguments(__doc__, minutes=45)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options.output.mkdir(parents=True, exist_ok=True)
-    device = torch.device(options.device)
-    training = make_pool(options.pool / "training", options.phantoms, seed=options.seed)
-    held_out = make_pool(options.pool / "held_out", 512, seed=options.seed, stream=HELD_OUT_STREAM)
-
     torch.manual_seed(options.seed)
-    rng = np.random.default_rng(options.seed)
-    sam = build_embedded_sam().to(device, memory_format=torch.channels_last).train()
-    checkpoint = options.output / "checkpoint.pt"
-    step, seen, spent = 0, 0, 0.0
-    decayed = [p for p in sam.parameters() if p.ndim > 1]
-    plain = [p for p in sam.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}])
-    if options.start is not None:
-        sam.load_state_dict(load_file(options.start, device=str(device)))
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        sam.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, seen, spent = state["step"], state["seen"], state["spent"]
-        rng = np.random.default_rng([options.seed, step])
-    clock = Clock(options.minutes, spent)
-    last_log = last_save = clock.spent
+    device = torch.device(options.device)
+    sam = build_embedded_sam().to(device).to(memory_format=torch.channels_last).train()
+    run = Run(options, "sam", {"sam": sam}, peak_rate=_PEAK_RATE, weight_decay=0.02, largest_norm=1.0)
     recent: list[float] = []
-    while clock.progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = clock.rate(_PEAK_RATE)
-        close = clock.progress < _CLOSE_SHARE
+    for rng in run:
+        close = run.clock.progress < _CLOSE_SHARE
         edge = _WINDOW if close else SAM_IMAGE_SIZE
-        images, masks, empty = draw_batch(training, rng, 2 * _IMAGES if close else _IMAGES)
+        images, masks, empty = draw_batch(run.training, rng, 2 * _IMAGES if close else _IMAGES)
         corners = draw_windows(rng, masks, edge)
         shown = cut((images.to(device) - sam.pixel_mean[0]) / sam.pixel_std[0], corners, edge).expand(-1, 3, -1, -1)
         with torch.autocast(device.type, torch.bfloat16):
@@ -277,28 +253,11 @@ def main() -> None:
         logits = torch.cat([answer[0] for answer in answers])
         logits = F.interpolate(logits[:, None], (edge, edge), mode="bilinear", align_corners=False)[:, 0]
         loss, overlap = mask_loss(logits, torch.cat([answer[1] for answer in answers]), torch.cat(targets))
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        seen += len(images)
-        recent.append(overlap.item())
-        if clock.spent - last_log > 300:
-            last_log = clock.spent
-            facts = {"step": step, "seconds": clock.spent, "dice": float(np.mean(recent[-100:]))}
-            logger.info(log_line(options.output, **facts, **held_out_metrics(sam, held_out)))
-        elif step % 20 == 0:
-            logger.info("step %d, %.0f s: Dice of prompts %.3f", step, clock.spent, float(np.mean(recent[-20:])))
-        if clock.spent - last_save > 240:
-            last_save = clock.spent
-            state = {"model": sam.state_dict(), "optimiser": optimiser.state_dict()}
-            save_checkpoint(checkpoint, **state, step=step, seen=seen, spent=clock.spent)
-            export_weights(sam, "sam", options.output)
+        run.update(loss, len(images))
+        recent = [*recent[-19:], overlap.item()]
+        run.report({"dice": float(np.mean(recent))}, lambda: held_out_metrics(sam, run.held_out))
     sam.eval()
-    facts = {"step": step, "images": seen, "prompts": seen * 3, "seconds": clock.spent}
-    digest = export_weights(sam, "sam", options.output)
-    logger.info(log_line(options.output, **facts, **held_out_metrics(sam, held_out, count=200), sha256=digest))
+    run.finish(lambda: held_out_metrics(sam, run.held_out, count=200))
 
 
 if __name__ == "__main__":

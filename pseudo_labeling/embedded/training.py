@@ -1,23 +1,29 @@
-"""What the two trainings share: time-limited schedule, checkpoints, augmentation, export of the weights."""
+"""What the two trainings share: a time-limited run with checkpoints and log, augmentation, export of the weights."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
+import logging
 import math
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HERE = Path(__file__).parent
+from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, make_pool
+
+logger = logging.getLogger(__name__)
+
+_LOG_SECONDS, _SAVE_SECONDS = 300, 240
 
 
 def arguments(description: str | None, minutes: float) -> argparse.Namespace:
@@ -53,6 +59,92 @@ class Clock:
         """Learning rate: short linear warm-up, then a cosine to zero."""
         warm = min(self.progress / 0.03, 1.0)
         return peak * warm * (0.5 + 0.5 * math.cos(math.pi * self.progress)) + 1e-6
+
+
+class Run:
+    """One training: pools, optimiser, schedule, checkpoint, log, export; goes on where a killed one stopped.
+
+    Args:
+        options: from :func:`arguments`.
+        name: of the model to export, `clip` or `sam`.
+        networks: all that is trained, `networks[name]` among them; already on the device.
+        peak_rate: learning rate at its highest.
+        weight_decay: of the parameters with more than one dimension.
+        largest_norm: to which gradients are clipped.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        name: str,
+        networks: dict[str, nn.Module],
+        *,
+        peak_rate: float,
+        weight_decay: float,
+        largest_norm: float,
+    ) -> None:
+        self.name, self.networks, self.output = name, networks, options.output
+        self.peak_rate, self.largest_norm = peak_rate, largest_norm
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.training = make_pool(options.pool / "training", options.phantoms, seed=options.seed)
+        self.held_out = make_pool(options.pool / "held_out", 512, seed=options.seed, stream=HELD_OUT_STREAM)
+        self.device = torch.device(options.device)
+        self.checkpoint = self.output / "checkpoint.pt"
+        self.step, self.seen, spent = 0, 0, 0.0
+        self.parameters = [p for network in networks.values() for p in network.parameters()]
+        groups = [(weight_decay, [p for p in self.parameters if p.ndim > 1])]
+        groups.append((0.0, [p for p in self.parameters if p.ndim <= 1]))
+        self.optimiser = torch.optim.AdamW([{"params": found, "weight_decay": decay} for decay, found in groups])
+        self.fresh = options.start is None and not self.checkpoint.is_file()
+        if options.start is not None:
+            networks[name].load_state_dict(load_file(options.start, device=options.device))
+        if self.checkpoint.is_file():
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            for key, network in networks.items():
+                network.load_state_dict(state[key])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seen, spent = state["step"], state["seen"], state["spent"]
+        self.rng = np.random.default_rng([options.seed, self.step])
+        self.clock, self._spent = Clock(options.minutes, spent), spent
+        self._logged = self._saved = spent
+
+    def __iter__(self) -> Iterator[np.random.Generator]:
+        """Until the time is over, the source of the next step's randomness; the clock starts with the first."""
+        self.clock = Clock(self.clock.minutes, self._spent)
+        while self.clock.progress < 1:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.clock.rate(self.peak_rate)
+            yield self.rng
+
+    def update(self, loss: Tensor, images: int) -> None:
+        """One step of the optimiser on a batch of so many images."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.largest_norm)
+        self.optimiser.step()
+        self.step += 1
+        self.seen += images
+
+    def report(self, facts: dict[str, float], metrics: Callable[[], dict[str, float]]) -> None:
+        """Print `facts` now and then, with the held-out metrics every few minutes, and save as often."""
+        facts = {"step": self.step, "seconds": self.clock.spent, **facts}
+        if self.clock.spent - self._logged > _LOG_SECONDS:
+            self._logged = self.clock.spent
+            logger.info(log_line(self.output, **facts, **metrics()))
+        elif self.step % 20 == 0:
+            logger.info(", ".join(f"{key} {value:.3g}" for key, value in facts.items()))
+        if self.clock.spent - self._saved > _SAVE_SECONDS:
+            self._saved = self.clock.spent
+            state = {key: network.state_dict() for key, network in self.networks.items()}
+            state["optimiser"] = self.optimiser.state_dict()
+            save_checkpoint(self.checkpoint, **state, step=self.step, seen=self.seen, spent=self.clock.spent)
+            export_weights(self.networks[self.name], self.name, self.output)
+
+    def finish(self, metrics: Callable[[], dict[str, float]]) -> None:
+        """Export, and log what was reached with the file's SHA-256."""
+        digest = export_weights(self.networks[self.name], self.name, self.output)
+        facts = {"step": self.step, "images": self.seen, "seconds": self.clock.spent}
+        logger.info(log_line(self.output, **facts, **metrics(), sha256=digest))
 
 
 def augment(
