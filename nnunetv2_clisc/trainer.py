@@ -116,7 +116,7 @@ class Small:
     """Sizes that finish on two CPU cores; the method is the same."""
 
     network_settings = NetworkSettings(features=(8, 16, 32, 64, 128), patch=(32, 96, 96))
-    epochs = 25
+    epochs = 30
     learning_rate = 0.05  # a hundredth of the paper's steps must go further each
     min_iterations = 16
     mirror_at_inference = False

@@ -34,6 +34,7 @@ def arguments(description: str | None, minutes: float) -> argparse.Namespace:
     parser.add_argument("--phantoms", type=int, default=16000, help="slices of the pool")
     parser.add_argument("--pool", type=Path, required=True, help="folder for the phantom pool, about 3 GB")
     parser.add_argument("--start", type=Path, help="safetensors to go on from (default: random weights)")
+    parser.add_argument("--rate", type=float, help="peak learning rate (default: what suits random weights)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for checkpoint, log and weights")
     return parser.parse_args()
@@ -68,7 +69,7 @@ class Run:
         options: from :func:`arguments`.
         name: of the model to export, `clip` or `sam`.
         networks: all that is trained, `networks[name]` among them; already on the device.
-        peak_rate: learning rate at its highest.
+        peak_rate: learning rate at its highest, unless `--rate` names another.
         weight_decay: of the parameters with more than one dimension.
         largest_norm: to which gradients are clipped.
     """
@@ -84,7 +85,7 @@ class Run:
         largest_norm: float,
     ) -> None:
         self.name, self.networks, self.output = name, networks, options.output
-        self.peak_rate, self.largest_norm = peak_rate, largest_norm
+        self.peak_rate, self.largest_norm = options.rate or peak_rate, largest_norm
         self.output.mkdir(parents=True, exist_ok=True)
         self.training = make_pool(options.pool / "training", options.phantoms, seed=options.seed)
         self.held_out = make_pool(options.pool / "held_out", 512, seed=options.seed, stream=HELD_OUT_STREAM)
