@@ -78,7 +78,7 @@ setup(
         "scikit-image>=0.22",  # Otsu's threshold
         "safetensors>=0.4",  # embedded weights
         "Pillow>=10",  # TIFF slices, CLIP's input, overlays
-        "matplotlib>=3.8",  # overlays and the demo's picture
+        "matplotlib>=3.10",  # overlays, plots of `compare`, the demo's picture; 3.10 for horizontal box plots
         "tqdm>=4.66",  # progress
     ],
     extras_require={
