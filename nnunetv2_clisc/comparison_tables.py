@@ -114,7 +114,7 @@ def notes(comparison: Comparison) -> list[str]:
     for name, cases in empty_cases(comparison).items():
         found.append(f"Empty mask in {name} ({len(cases)}): {', '.join(cases)}.")
     found.append(POLICY_WORDS[comparison.settings.empty_policy])
-    found.append(f"HD95: {HD95_WORDS[comparison.settings.hd95]}. ASSD: mean of both directions' means. Volume DSC.")
+    found.append(f"HD95: {HD95_WORDS[comparison.settings.hd95]}. ASSD: both directions pooled. Volume DSC.")
     if comparison.groups:
         limits = ", ".join(f"{group.name} up to {group.up_to_ml:.1f} ml" for group in comparison.groups)
         found.append(f"Size groups, quantiles of the reference volume: {limits}.")

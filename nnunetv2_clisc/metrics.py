@@ -41,7 +41,7 @@ METRICS = {
     "dsc": Metric("DSC (%)", "volume overlap, 0 to 1; undefined if both masks are empty", "higher", 100),
     "hd95_mm": Metric("HD95 (mm)", "95th percentile of the surface distances; undefined if a mask is empty", "lower"),
     "assd_mm": Metric(
-        "ASSD (mm)", "mean of the two directions' mean surface distances; undefined if a mask is empty", "lower"
+        "ASSD (mm)", "mean of both directions' surface distances pooled; undefined if a mask is empty", "lower"
     ),
     "precision": Metric("Precision (%)", "share of the prediction that is right, 0 to 1", "higher", 100),
     "recall": Metric("Recall (%)", "share of the reference that is found, 0 to 1", "higher", 100),
@@ -132,7 +132,7 @@ def hd95(
 
 
 def assd(prediction: np.ndarray, reference: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
-    """Average symmetric surface distance in mm, the mean of both directions' means (as medpy); NaN if a mask is empty.
+    """Average symmetric surface distance in mm, both directions pooled (as medpy and MONAI); NaN if a mask is empty.
 
     Args:
         prediction, reference: bool masks of one shape.
@@ -196,7 +196,7 @@ def _hd95(forth: np.ndarray, back: np.ndarray, definition: Hd95Definition) -> fl
 
 
 def _assd(forth: np.ndarray, back: np.ndarray) -> float:
-    return float((forth.mean() + back.mean()) / 2)
+    return float(np.concatenate([forth, back]).mean())
 
 
 def _surface_mm(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:

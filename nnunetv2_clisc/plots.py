@@ -75,8 +75,8 @@ def dsc_by_volume(comparison: Comparison) -> Figure:
     for i, method in enumerate(comparison.compared):
         cases = [case for case in method.cases.values() if case["reference_ml"] > 0]
         look = _look(i)
-        volumes, dscs = [case["reference_ml"] for case in cases], [100 * case["dsc"] for case in cases]
-        ax.scatter(volumes, dscs, s=20, alpha=0.6, linewidths=0, label=_short(method.name), clip_on=False, **look)
+        x, y = [case["reference_ml"] for case in cases], [100 * case["dsc"] for case in cases]
+        ax.scatter(x, y, s=16, alpha=0.5, linewidths=0, label=_short(method.name), clip_on=False, **look)
         means = [
             (
                 math.exp(np.mean([math.log(method.cases[case]["reference_ml"]) for case in group.cases])),
@@ -86,14 +86,18 @@ def dsc_by_volume(comparison: Comparison) -> Figure:
             if group.cases
         ]
         if len(means) > 1:
-            ax.plot(*zip(*means, strict=True), color=look["color"], linewidth=1.5, alpha=0.9)
+            # where the colours begin again the line is dashed
+            dashes = ("-", "--", "-.", ":")[i // len(COLOURS) % 4]
+            ax.plot(*zip(*means, strict=True), **look, markersize=6, markeredgecolor="white", ls=dashes, lw=1.5)
     for group in comparison.groups[:-1]:
         ax.axvline(group.up_to_ml, color=GREY, linewidth=0.7, linestyle=":", zorder=0)
     ax.plot([], [], color=GREY, linewidth=1.5, label="means of the size groups")
     ax.plot([], [], color=GREY, linewidth=0.7, linestyle=":", label="limits of the size groups")
-    ax.set_xscale("log")
-    for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-        axis(FuncFormatter(lambda ml, _: f"{ml:g}" if f"{ml:e}"[0] in "125" else ""))
+    volumes = [ml for ml in comparison.compared[0].values("reference_ml") if ml > 0]
+    if volumes and max(volumes) >= 5 * min(volumes):  # else a logarithmic axis might show no number at all
+        ax.set_xscale("log")
+        for set_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+            set_formatter(FuncFormatter(lambda ml, _: f"{ml:g}" if f"{ml:e}"[0] in "125" else ""))
     ax.set_ylim(0, 100)
     ax.tick_params(axis="x", which="both", length=4, pad=4)
     ax.set_xlabel("Reference volume (ml)")
