@@ -74,7 +74,7 @@ setup(
         "SimpleITK>=2.3",  # scans with their geometry
         "blosc2>=3.3.2",  # nnU-Net's preprocessed files, for the labels of round 2
         "numpy>=1.26",
-        "scipy>=1.11",  # morphology and distance transforms
+        "scipy>=1.11",  # morphology, surface distances, statistical tests
         "scikit-image>=0.22",  # Otsu's threshold
         "safetensors>=0.4",  # embedded weights
         "Pillow>=10",  # TIFF slices, CLIP's input, overlays
