@@ -74,11 +74,11 @@ setup(
         "SimpleITK>=2.3",  # scans with their geometry
         "blosc2>=3.3.2",  # nnU-Net's preprocessed files, for the labels of round 2
         "numpy>=1.26",
-        "scipy>=1.11",  # morphology and distance transforms
+        "scipy>=1.11",  # morphology, surface distances, statistical tests
         "scikit-image>=0.22",  # Otsu's threshold
         "safetensors>=0.4",  # embedded weights
         "Pillow>=10",  # TIFF slices, CLIP's input, overlays
-        "matplotlib>=3.8",  # overlays and the demo's picture
+        "matplotlib>=3.10",  # overlays, plots of `compare`, the demo's picture; 3.10 for horizontal box plots
         "tqdm>=4.66",  # progress
     ],
     extras_require={

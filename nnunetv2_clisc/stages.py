@@ -10,8 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import MetricSummary, evaluate_folders
+from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.labelling import raw_dataset
+from nnunetv2_clisc.statistics import MetricSummary
 from pseudo_labeling.slices import read_scan
 from pseudo_labeling.workspace import ENDING, Workspace
 

@@ -13,7 +13,16 @@ from tests.conftest import Run, program
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["pseudo_label", "--help"], ["convert", "folder", "--help"], ["nonsense"], []],
+    [
+        ["--help"],
+        ["--version"],
+        ["pseudo_label", "--help"],
+        ["convert", "folder", "--help"],
+        ["compare", "--help"],
+        ["compare"],
+        ["nonsense"],
+        [],
+    ],
     ids=" ".join,
 )
 def test_help_and_argument_errors_do_not_import_torch(arguments: list[str]) -> None:

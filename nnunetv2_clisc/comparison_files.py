@@ -1,0 +1,161 @@
+"""What a comparison leaves on disk: JSON, CSV, Markdown, LaTeX and the plots, all of them or none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_clisc.comparison import Comparison
+from nnunetv2_clisc.comparison_tables import HD95_WORDS, empty_cases, notes, tables
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.evaluation import Evaluation
+from nnunetv2_clisc.metrics import METRICS
+from nnunetv2_clisc.statistics import RESAMPLES
+
+
+def summary(comparison: Comparison) -> dict[str, Any]:
+    """The numbers as JSON: `methods.NAME.dsc.mean` and so on; DSC in 0 to 1, and `None` for what is undefined."""
+    definitions = {metric: about.definition for metric, about in METRICS.items()}
+    definitions["hd95_mm"] += f"; {HD95_WORDS[comparison.settings.hd95]}"
+    definitions["sd"] = "over cases, n - 1; undefined values are left out and counted as nan"
+    definitions["comparisons"] = "method minus competitor; percentile bootstrap over cases; Holm within a metric"
+    content = {
+        "methods": {
+            method.name: _summaries(method) | {"volume_correlation": method.volume_correlation()}
+            for method in comparison.compared
+        },
+        "size_groups": {
+            group.name: {
+                "above_ml": group.above_ml,
+                "up_to_ml": group.up_to_ml,
+                "n": len(group.cases),
+                "methods": {
+                    method.name: _summaries(method.only(group.cases)) if group.cases else {}
+                    for method in comparison.compared
+                },
+            }
+            for group in comparison.groups
+        },
+        "comparisons": [
+            {"metric": one.metric, "method": one.method, "competitor": one.competitor}
+            | asdict(one.test)
+            | {"t_p_holm": one.t_p_holm, "wilcoxon_p_holm": one.wilcoxon_p_holm}
+            for one in comparison.versus
+        ],
+        "cases": _case_rows(comparison),
+        "missing": comparison.missing,
+        "unpredicted": list(comparison.unpredicted),
+        "empty": empty_cases(comparison),
+        "settings": asdict(comparison.settings) | {"seed": comparison.seed, "resamples": RESAMPLES},
+        "definitions": definitions,
+    }
+    plain: dict[str, Any] = _without_nan(content)
+    return plain
+
+
+def write_json(comparison: Comparison, path: Path) -> None:
+    """Write `summary()` to a file, whole or not at all.
+
+    Raises:
+        ClisError: it cannot be written.
+    """
+    path = Path(path)
+    try:
+        _write_all(path.parent, {path.name: _json(comparison)})
+    except OSError as error:
+        raise ClisError(f"{path}: cannot be written ({error.strerror}); give another file to --json") from error
+
+
+def write_folder(comparison: Comparison, output: Path) -> None:
+    """Write summary.json, cases.csv, table.md, table.tex and the plots into a folder, which is made.
+
+    Everything is made in memory first, and then renamed into place.
+
+    Raises:
+        ClisError: the folder cannot be written.
+    """
+    from nnunetv2_clisc.plots import plots  # here, because matplotlib is slow to import and `evaluate` may not need it
+
+    files = {
+        "summary.json": _json(comparison),
+        "cases.csv": _csv(comparison).encode(),
+        "table.md": markdown(comparison).encode(),
+        "table.tex": latex(comparison).encode(),
+    } | plots(comparison)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _write_all(output, files)
+    except OSError as error:
+        raise ClisError(f"-o {output}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def markdown(comparison: Comparison) -> str:
+    """All tables with their captions, and the notes."""
+    parts = [f"**{table.caption}**\n\n{table.to_markdown()}" for table in tables(comparison)]
+    parts.append("\n".join("- " + note.replace("*", r"\*") for note in notes(comparison)))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(comparison: Comparison) -> str:
+    r"""All tables as floats, to be `\input` into a paper; the notes are comments."""
+    head = ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}", *(f"% {note}" for note in notes(comparison))]
+    return "\n".join(head) + "\n\n" + "\n\n".join(table.to_latex() for table in tables(comparison)) + "\n"
+
+
+def _summaries(method: Evaluation) -> dict[str, Any]:
+    return {metric: asdict(one) for metric, one in method.summary().items()}
+
+
+def _case_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row for every case of every method, also for what is missing or was not compared."""
+    size = {case: group.name for group in comparison.groups for case in group.cases}
+    compared = set(comparison.cases)
+    rows = []
+    for method in comparison.methods:
+        for case in comparison.all_cases:
+            status = "compared" if case in compared else "not compared" if case in method.cases else "missing"
+            values = method.cases.get(case, dict.fromkeys(method.metrics, math.nan))
+            about = {"method": method.name, "case": case, "status": status, "size": size.get(case, "")}
+            rows.append(about | dict(values))
+    return rows
+
+
+def _csv(comparison: Comparison) -> str:
+    rows = _case_rows(comparison)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in _without_nan(row).items()} for row in rows)
+    return text.getvalue()
+
+
+def _json(comparison: Comparison) -> bytes:
+    return (json.dumps(summary(comparison), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write every file under a temporary name, then rename them all."""
+    temporary = {name: folder / f".{os.getpid()}.{name}" for name in files}
+    try:
+        for name, data in files.items():
+            temporary[name].write_bytes(data)
+        for name, path in temporary.items():
+            os.replace(path, folder / name)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)

@@ -1,0 +1,105 @@
+"""The commands `evaluate` and `compare`, from folders of masks to files and the text on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nnunetv2_clisc.comparison import Comparison, compare_folders
+from nnunetv2_clisc.comparison_files import write_folder, write_json
+from nnunetv2_clisc.comparison_tables import cases_table, main_table, notes
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.evaluation import evaluate_folders
+from nnunetv2_clisc.metrics import MetricSettings
+
+
+def evaluate(
+    pred: Path,
+    gt: Path,
+    *,
+    settings: MetricSettings = MetricSettings(),
+    json_file: Path | None = None,
+    output: Path | None = None,
+) -> str:
+    """Measure one folder of predictions.
+
+    Args:
+        pred, gt: folders of masks with the same cases.
+        settings: definition of HD95, and what stands for values that an empty mask leaves undefined.
+        json_file: gets the numbers.
+        output: folder that gets tables, cases, plots and numbers.
+
+    Returns:
+        Every case with mean ± sd over all and by size, as a Markdown table, and notes.
+
+    Raises:
+        ClisError: whatever the user can mend, in one line.
+    """
+    if output is not None:
+        _check_output(output, {"--pred": pred, "--gt": gt})
+    comparison = Comparison([evaluate_folders(pred, gt, settings=settings)], settings)
+    if json_file is not None:
+        write_json(comparison, json_file)
+    if output is not None:
+        write_folder(comparison, output)
+    return _screen(cases_table(comparison).to_markdown(), comparison)
+
+
+def compare(
+    methods: Sequence[str],
+    gt: Path,
+    output: Path,
+    *,
+    settings: MetricSettings = MetricSettings(),
+    seed: int = 0,
+) -> str:
+    """Measure folders of predictions against the same references, and write tables, cases, plots and numbers.
+
+    Args:
+        methods: `NAME=DIR` of each.
+        gt: folder of reference masks.
+        output: folder that gets `table.md`, `table.tex`, `cases.csv`, `summary.json` and the plots.
+        settings: definition of HD95, and what stands for values that an empty mask leaves undefined.
+        seed: of the bootstrap intervals.
+
+    Returns:
+        Table 1 as Markdown, and notes.
+
+    Raises:
+        ClisError: whatever the user can mend, in one line.
+    """
+    folders = parse_methods(methods)
+    _check_output(output, {"--gt": gt} | {f"--method {name}": folder for name, folder in folders.items()})
+    comparison = compare_folders(folders, gt, settings=settings, seed=seed)
+    write_folder(comparison, output)
+    return _screen(main_table(comparison).to_markdown(), comparison)
+
+
+def parse_methods(texts: Sequence[str]) -> dict[str, Path]:
+    """Folders by method from `NAME=DIR`.
+
+    Raises:
+        ClisError: not of this form, or a name given twice.
+    """
+    folders: dict[str, Path] = {}
+    for text in texts:
+        name, equals, folder = (part.strip() for part in text.partition("="))
+        if not (name and equals and folder and name.isprintable()):
+            raise ClisError(f"--method {text}: write NAME=DIR")
+        if name in folders:
+            raise ClisError(f"--method {text}: {name} is listed twice; give each method a name of its own")
+        folders[name] = Path(folder)
+    return folders
+
+
+def _check_output(output: Path, inputs: Mapping[str, Path]) -> None:
+    """Raise before any work is done if a folder cannot be the output."""
+    if output.exists() and not output.is_dir():
+        raise ClisError(f"-o {output}: is a file; name a folder")
+    for flag, folder in inputs.items():
+        if output.resolve() == Path(folder).resolve():
+            raise ClisError(f"-o {output}: is the folder of {flag}; name another")
+
+
+def _screen(table: str, comparison: Comparison) -> str:
+    return table + "\n\n" + "\n".join(notes(comparison))
