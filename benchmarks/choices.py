@@ -35,6 +35,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "AMDA: none": {"amda": {"alpha": 0.0}},
     "AMDA: as in the paper": {"amda": {"masked_fraction": 1.0, "fill": "zero"}},
     "AMDA: alpha 40": {"amda": {"alpha": 40.0}},
+    "ROI: CAM alone": {"roi": {"brightness": False}},
     "ROI: 30 % of the maximum": {"roi": {"threshold": 0.3}},
     "CAM: not weighted": {"cam": {"weighted": False}},
     "CAM: layer 3": {"cam": {"layers": ["layer3"]}},

@@ -106,7 +106,7 @@ class CamPasses:
                     classifier = classifier or self._trained(name, key)
                     self._make_cam(name, case, slices, classifier, cam_key)
                 roi_file = self.files.path(f"roi_{name}", f"{case}{ENDING}")
-                write_mask(scan, roi_from_cam(self.cam(name, case), self.settings.roi), roi_file)
+                write_mask(scan, roi_from_cam(self.cam(name, case), slices, self.settings.roi), roi_file)
                 record = self.files.finish(f"roi_{name}", case, roi_key, [roi_file])
             rois[case] = next(iter(record["files"].values()))
         return rois

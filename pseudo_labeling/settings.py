@@ -78,6 +78,7 @@ class AmdaSettings:
 class RoiSettings:
     """CAM to region of interest; the paper leaves the rule open, ours never sees a mask."""
 
+    brightness: bool = False  # times the slice's brightness: keeps the ROI out of air and ventricles
     threshold: float | Literal["otsu"] = "otsu"  # number = share of the CAM's maximum in the case
     opening: int = 3  # edge of the cubic structuring element in voxels; 0 = none
     keep_fraction: float = 1 / 3  # 3D components smaller than this share of the largest are dropped
@@ -239,6 +240,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "classifier": {"image_size": 192, "batch_size": 16, "epochs": 4, "patience": 2},
         "cam": {"layers": ("layer1", "layer2", "layer3"), "weighted": True},
         "amda": {"masked_fraction": 0.5, "fill": "tissue"},
+        "roi": {"brightness": True},
         "prompts": {"margin": 20},
         "sam": {"passes": 2, "keep_fraction": 1 / 3},
     },

@@ -17,7 +17,7 @@ def blob(shape: tuple[int, int, int], centre: tuple[int, int, int], radius: floa
 
 def test_finds_the_hot_blob_without_being_told_a_threshold() -> None:
     cam = blob((12, 40, 40), (6, 20, 12), 5).astype(np.float16)
-    roi = roi_from_cam(cam, RoiSettings())
+    roi = roi_from_cam(cam, np.zeros(cam.shape, np.uint8), RoiSettings())
     assert roi[6, 20, 12]
     assert not roi[:, :, 30:].any()
     assert 0.02 < roi.mean() < 0.3
@@ -47,13 +47,28 @@ def test_opening_never_empties_a_case() -> None:
     np.testing.assert_array_equal(opened(roi, 3), roi)
 
 
-def test_no_tumour_slice_gives_no_roi() -> None:
-    assert not roi_from_cam(np.zeros((4, 8, 8), dtype=np.float16), RoiSettings()).any()
+@pytest.mark.parametrize("brightness", [False, True])
+def test_no_tumour_slice_gives_no_roi(brightness: bool) -> None:
+    nothing = np.zeros((4, 8, 8), dtype=np.float16)
+    assert not roi_from_cam(nothing, np.zeros_like(nothing), RoiSettings(brightness=brightness)).any()
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_fixed_share_is_of_the_maximum(share: float) -> None:
     cam = np.zeros((1, 10, 101), dtype=np.float32)
     cam[0, :] = np.linspace(0, 0.5, 101)
-    roi = roi_from_cam(cam, RoiSettings(threshold=share, opening=0))
+    roi = roi_from_cam(cam, np.zeros(cam.shape, np.uint8), RoiSettings(threshold=share, opening=0))
     np.testing.assert_array_equal(roi, cam > share * 0.5)
+
+
+def test_brightness_takes_the_roi_out_of_the_air_and_ignores_single_bright_pixels() -> None:
+    cam = blob((12, 40, 40), (6, 20, 12), 8)
+    slices = np.full(cam.shape, 120, np.uint8)
+    slices[:, :, :10] = 0  # air, which the CAM runs into
+    air = slices == 0
+    assert (roi_from_cam(cam, slices, RoiSettings()) & air).any()
+    roi = roi_from_cam(cam, slices, RoiSettings(brightness=True, opening=0))
+    assert roi[6, 20, 14]
+    assert (roi & air).sum() < 0.1 * roi.sum()
+    slices[6, 20, 4] = 255
+    assert not roi_from_cam(cam, slices, RoiSettings(brightness=True, opening=0))[6, 20, 4]

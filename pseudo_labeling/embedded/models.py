@@ -24,7 +24,7 @@ __all__ = [
     "embedded_clip_tokenizer",
 ]
 
-CLIP_IMAGE_SIZE = 128
+CLIP_IMAGE_SIZE = 160
 CLIP_MEAN, CLIP_STD = (0.25, 0.25, 0.25), (0.25, 0.25, 0.25)
 SAM_IMAGE_SIZE = 256
 _SAM_DIM = 128

@@ -115,7 +115,7 @@ def draw_batch(pool: Pool, rng: np.random.Generator, device: torch.device) -> tu
     chosen = np.concatenate([with_lesion, without])
     images = torch.from_numpy(pool.images[chosen]).to(device).float()
     masks = torch.from_numpy(pool.masks[chosen]).to(device).float()[:, None]
-    size = int(rng.choice([112, 128, 128, 144, 192]))
+    size = int(rng.choice([128, 144, 160, 160, 192]))
     images, masks = augment(images, masks, rng, (0.8, 1.3), size)
     ill, well = images[:_PAIRS, :1], images[:, 1:]
     # the visible share of a lesion may have left the frame
@@ -194,9 +194,8 @@ def main() -> None:
         pairs = F.binary_cross_entropy_with_logits(logits, target)
         run.update(pairs + cells + text_loss(texts, _TEXTS), len(images))
         facts = {"pairs": pairs.item(), "cells": cells.item()}
-        run.report(facts, lambda: held_out_metrics(model, run.held_out, device))
-    model.eval()
-    run.finish(lambda: held_out_metrics(model, run.held_out, device, count=512))
+        run.report(facts, lambda: held_out_metrics(run.averaged, run.held_out, device))
+    run.finish(lambda: held_out_metrics(run.averaged, run.held_out, device, count=512))
 
 
 if __name__ == "__main__":

@@ -255,9 +255,9 @@ def main() -> None:
         loss, overlap = mask_loss(logits, torch.cat([answer[1] for answer in answers]), torch.cat(targets))
         run.update(loss, len(images))
         recent = [*recent[-19:], overlap.item()]
-        run.report({"dice": float(np.mean(recent))}, lambda: held_out_metrics(sam, run.held_out))
+        run.report({"dice": float(np.mean(recent))}, lambda: held_out_metrics(run.averaged, run.held_out))
     sam.eval()
-    run.finish(lambda: held_out_metrics(sam, run.held_out, count=200))
+    run.finish(lambda: held_out_metrics(run.averaged, run.held_out, count=200))
 
 
 if __name__ == "__main__":

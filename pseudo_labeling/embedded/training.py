@@ -18,12 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, make_pool
 
 logger = logging.getLogger(__name__)
 
 _LOG_SECONDS, _SAVE_SECONDS = 300, 240
+_AVERAGE_DECAY = 0.995  # weights averaged over the last few hundred steps: they generalise better than the last ones
 
 
 def arguments(description: str | None, minutes: float) -> argparse.Namespace:
@@ -62,8 +64,17 @@ class Clock:
         return peak * warm * (0.5 + 0.5 * math.cos(math.pi * self.progress)) + 1e-6
 
 
+def _running_average(average: Tensor, current: Tensor, _count: Tensor | int) -> Tensor:
+    """Exponential average; counters are copied, and so is what is equal: CLIP's attention mask holds -inf."""
+    if not average.is_floating_point():
+        return current
+    return torch.where(average == current, current, average.lerp(current, 1 - _AVERAGE_DECAY))
+
+
 class Run:
     """One training: pools, optimiser, schedule, checkpoint, log, export; goes on where a killed one stopped.
+
+    What is measured and exported is :attr:`averaged`, the running average of the model's weights.
 
     Args:
         options: from :func:`arguments`.
@@ -99,11 +110,13 @@ class Run:
         self.fresh = options.start is None and not self.checkpoint.is_file()
         if options.start is not None:
             networks[name].load_state_dict(load_file(options.start, device=options.device))
+        self._average = AveragedModel(networks[name], avg_fn=_running_average, use_buffers=True)
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             for key, network in networks.items():
                 network.load_state_dict(state[key])
             self.optimiser.load_state_dict(state["optimiser"])
+            self._average.load_state_dict(state["average"])
             self.step, self.seen, spent = state["step"], state["seen"], state["spent"]
         self.rng = np.random.default_rng([options.seed, self.step])
         self.clock, self._spent = Clock(options.minutes, spent), spent
@@ -123,8 +136,15 @@ class Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.largest_norm)
         self.optimiser.step()
+        self._average.update_parameters(self.networks[self.name])
         self.step += 1
         self.seen += images
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model with averaged weights."""
+        module: nn.Module = self._average.module
+        return module
 
     def report(self, facts: dict[str, float], metrics: Callable[[], dict[str, float]]) -> None:
         """Print `facts` now and then, with the held-out metrics every few minutes, and save as often."""
@@ -138,12 +158,13 @@ class Run:
             self._saved = self.clock.spent
             state = {key: network.state_dict() for key, network in self.networks.items()}
             state["optimiser"] = self.optimiser.state_dict()
+            state["average"] = self._average.state_dict()
             save_checkpoint(self.checkpoint, **state, step=self.step, seen=self.seen, spent=self.clock.spent)
-            export_weights(self.networks[self.name], self.name, self.output)
+            export_weights(self.averaged, self.name, self.output)
 
     def finish(self, metrics: Callable[[], dict[str, float]]) -> None:
         """Export, and log what was reached with the file's SHA-256."""
-        digest = export_weights(self.networks[self.name], self.name, self.output)
+        digest = export_weights(self.averaged, self.name, self.output)
         facts = {"step": self.step, "images": self.seen, "seconds": self.clock.spent}
         logger.info(log_line(self.output, **facts, **metrics(), sha256=digest))
 
