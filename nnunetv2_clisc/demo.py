@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.stages import stage_table
-from pseudo_labeling.embedded.phantoms import phantom_volume
+from pseudo_labeling.embedded.phantoms import Protocol, phantom_volume
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,10 @@ def make_phantoms(folder: Path, seed: int) -> None:
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     cases = [f"phantom_{number:02d}" for number in range(TRAINING + VALIDATION + TEST)]
+    protocol = Protocol.draw(np.random.default_rng(seed), stripped=False)
     for number, case in enumerate(tqdm(cases, desc="phantoms", unit="case")):
-        # all with a skull: the scans of one data set come through one preprocessing
-        volume, mask = phantom_volume(np.random.default_rng([seed, number]), SHAPE, stripped=False)
+        rng = np.random.default_rng([seed, number])
+        volume, mask = phantom_volume(rng, SHAPE, stripped=False, protocol=protocol)
         for kind, array in (("images", volume.astype(np.float32)), ("labels", mask.astype(np.uint8))):
             image = sitk.GetImageFromArray(array)
             image.SetSpacing(SPACING_MM)

@@ -8,6 +8,28 @@ import numpy as np
 
 from pseudo_labeling.embedded.fields import Field, ramp
 
+# attributes of a Head that the sequence decides, not the person
+TISSUE_CONTRASTS = (
+    "grey_level",
+    "fluid_level",
+    "basal_grey",
+    "insula",
+    "cerebellum",
+    "brainstem",
+    "mottle_amount",
+    "vertex_mottle",
+    "shading_amount",
+    "rim_shading",
+    "plexus",
+    "spot_level",
+    "scalp_level",
+    "skin_level",
+    "bone_level",
+    "marrow",
+    "clutter_gain",
+    "eye_level",
+)
+
 
 @dataclass(frozen=True)
 class Anatomy:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pseudo_labeling.embedded.anatomy import Head
+from pseudo_labeling.embedded.anatomy import TISSUE_CONTRASTS, Head
 from pseudo_labeling.embedded.fields import blur, ramp
 from pseudo_labeling.embedded.lesions import Lesion
 
@@ -86,6 +86,36 @@ class _Camera:
         return seen if inside is None else seen * inside
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """What the scans of one data set have in common: scanner, sequence and kind of tumour; heads and lesions differ.
+
+    A network can learn from a dozen cases of one protocol; slices for the embedded weights come from all of them.
+
+    Attributes:
+        camera: blur, noise and window.
+        tissues: attributes of :class:`~pseudo_labeling.embedded.anatomy.Head` that the sequence decides.
+        contrast: of the lesions against white matter.
+    """
+
+    camera: _Camera
+    tissues: dict[str, float]
+    contrast: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, *, stripped: bool) -> Protocol:
+        """Draw one; its lesions are never faint."""
+        head = Head(rng, stripped=stripped)
+        tissues = {name: float(getattr(head, name)) for name in TISSUE_CONTRASTS}
+        return cls(_Camera.draw(rng, stripped), tissues, float(rng.uniform(0.5, 1.0)))
+
+    def dress(self, head: Head, rng: np.random.Generator) -> Head:
+        """Give a head the tissue contrasts of this protocol, within some per cent."""
+        for name, value in self.tissues.items():
+            setattr(head, name, value * float(np.exp(rng.normal(0, 0.03))))
+        return head
+
+
 def phantom_slice(
     rng: np.random.Generator, *, size: int = 256, lesion: bool = True, stripped: bool | None = None
 ) -> Phantom:
@@ -122,6 +152,7 @@ def phantom_volume(
     *,
     lesion: bool = True,
     stripped: bool | None = None,
+    protocol: Protocol | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one case whose slices belong together.
 
@@ -130,6 +161,7 @@ def phantom_volume(
         shape: `(z, y, x)`, z from neck to vertex; y and x may differ, the head is drawn in the larger square.
         lesion: put one lesion of several slices in.
         stripped: without skull; drawn (35 %) when not given.
+        protocol: of the data set the case belongs to; drawn with the case when not given.
 
     Returns:
         volume `(z, y, x)` float32 in arbitrary scanner units, and mask `(z, y, x)` bool.
@@ -142,6 +174,8 @@ def phantom_volume(
     while True:
         head = Head(rng, stripped=stripped, planes_per_cell=0.6)
         camera = _Camera.draw(rng, stripped)
+        if protocol is not None:
+            head, camera = protocol.dress(head, rng), protocol.camera
         levels = np.linspace(rng.uniform(0.08, 0.2), rng.uniform(0.9, 0.99), depth)
         growth = None
         if lesion:
@@ -149,6 +183,8 @@ def phantom_volume(
             growth = Lesion.in_slice(
                 rng, head.slice(level, size), level, centred=True, radius_range=(0.2, 0.45), planes_per_cell=0.6
             )
+            if protocol is not None:
+                growth.contrast = protocol.contrast * float(np.exp(rng.normal(0, 0.15)))
         volume, masks = [], []
         for level in levels:
             anatomy = head.slice(float(level), size)
