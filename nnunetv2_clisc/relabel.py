@@ -34,6 +34,7 @@ from nnunetv2_clisc.s3f import (
     save_agreement,
     write_results,
 )
+from pseudo_labeling.roi import large_components
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import Settings
 
@@ -97,6 +98,7 @@ class Relabelling:
 
     def _relabel(self, case: str) -> Agreement:
         logits, properties = self._predict(case)
+        logits = without_islands(logits, self.settings.s3f.keep_fraction)
         self._write_training_case(case, logits, properties)
         image = self.trainer.raw_scan(case) if self.segment is not None else None
         prediction = self.folder.prediction(case, self.ending)
@@ -181,6 +183,25 @@ class Relabelling:
     def _checkpoint_sha256(self) -> str | None:
         path = self.folder.final(1)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def without_islands(logits: torch.Tensor, keep_fraction: float) -> torch.Tensor:
+    """Turn small 3D components of a predicted foreground into background.
+
+    Done on the logits, so that the label on the resampled grid and the one on the scan's grid lose the same islands.
+
+    Args:
+        logits: `(2, z, y, x)`, background first.
+        keep_fraction: share of the largest component's voxels below which a component goes.
+
+    Returns:
+        `(2, z, y, x)`.
+    """
+    foreground = (logits[1] > logits[0]).numpy()
+    islands = torch.from_numpy(foreground & ~large_components(foreground, keep_fraction))
+    logits = logits.clone()  # the predictor's own cannot be written to
+    logits[1, islands] = logits[0, islands] - 1
+    return logits
 
 
 def _predictor(trainer: SelfTraining) -> nnUNetPredictor:

@@ -1,4 +1,4 @@
-"""Self-training in one `nnUNetv2_train` call: round 1, relabelling with S3F, round 2 from scratch (paper 2.3).
+"""Self-training in one `nnUNetv2_train` call: round 1, relabelling with S3F, round 2 (paper 2.3).
 
 Which stage a fold is in lives on disk, so the same command continues where it was stopped, on one GPU or several.
 """
@@ -49,6 +49,7 @@ class SelfTraining(nnUNetTrainer):
 
     rounds = 2
     use_s3f = True
+    warm_start = False  # round 2 begins with the network of round 1 instead of a new one; the paper: "retrained"
     relabelling_step = 0.5  # of the patch, between the tiles of S3F's predictions; nnU-Net's default
     epochs = 400  # of each round
     min_iterations = 1  # of an epoch
@@ -184,6 +185,8 @@ class SelfTraining(nnUNetTrainer):
         checkpoint = newest_checkpoint(folder)
         if number > 1 or checkpoint is not None or not self.was_initialized:  # else: begins with -pretrained_weights
             self._fresh_network(number)
+        if number > 1 and checkpoint is None and self.warm_start:
+            self._take_over_weights(self.folder.final(number - 1))
         self.print_to_log_file(f"CLISC: round {number} of {self.rounds}, {len(cases)} of {len(train)} training cases")
         if "clisc" in self.dataset_json:
             self.print_to_log_file(PSEUDO_NOTE)
@@ -202,6 +205,11 @@ class SelfTraining(nnUNetTrainer):
         self.logger.local_logger = LocalLogger()
         torch.manual_seed(self._settings().seed + number)
         self.initialize()
+
+    def _take_over_weights(self, path: Path) -> None:
+        """Begin with the weights of an earlier round; optimiser, schedule and curves stay new."""
+        network = self.network.module if self.is_ddp else self.network
+        getattr(network, "_orig_mod", network).load_state_dict(read_checkpoint(path)["network_weights"])
 
     def _relabel(self) -> None:
         if not self.was_initialized:

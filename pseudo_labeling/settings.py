@@ -107,6 +107,7 @@ class S3FSettings:
     """SAM-Seg similarity-based filtering between the two rounds (paper 2.3)."""
 
     beta: float = 20.0  # percentile of the similarities below which a case is dropped
+    keep_fraction: float = 0.0  # 3D components of a prediction below this share of its largest are removed from it
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "settings.sam.passes": (1, 10),
     "settings.sam.keep_fraction": (0, 1),
     "settings.s3f.beta": (0, 100),
+    "settings.s3f.keep_fraction": (0, 1),
 }
 
 
@@ -243,5 +245,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "roi": {"brightness": True},
         "prompts": {"margin": 20},
         "sam": {"passes": 2, "keep_fraction": 1 / 3},
+        "s3f": {"keep_fraction": 1 / 3},
     },
 }

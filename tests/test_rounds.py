@@ -198,6 +198,31 @@ def test_epoch_is_one_pass_over_the_cases_of_the_round(
     assert counts == [(3, 1), (-(-kept // 2), 1)]
 
 
+class StandingStill(QuickTrainer):
+    """Round 2 with a learning rate of zero ends with the weights that it began with."""
+
+    def configure_optimizers(self) -> Any:
+        self.initial_lr = 0.0 if self.round == 2 else self.learning_rate
+        return super().configure_optimizers()
+
+
+class StandingStillFromScratch(StandingStill):
+    """The same, as the paper's settings have it."""
+
+    warm_start = False
+
+
+@pytest.mark.parametrize("kind", [StandingStill, StandingStillFromScratch])
+def test_round_2_begins_where_it_should(kind: type[StandingStill], fold: FoldFolder, tiny: TinyDataset) -> None:
+    trainer = tiny.trainer(kind)
+    for name in ("round_1", "s3f", "round_2/preprocessed"):
+        shutil.copytree(fold.path / name, fold_of(trainer).path / name, symlinks=True)
+    trainer._train_round(2)
+    weights = [torch.load(fold_of(trainer).final(number), weights_only=True)["network_weights"] for number in (1, 2)]
+    same = all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert same == kind.warm_start
+
+
 def test_without_s3f_every_case_is_relabelled_and_kept(tiny: TinyDataset) -> None:
     trainer = tiny.trainer(QuickNoS3F)
     trainer.run_training()
