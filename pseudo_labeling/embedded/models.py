@@ -46,7 +46,7 @@ def build_embedded_clip() -> CLIP:
 
 
 def embedded_clip_preprocess() -> Callable[[Any], Tensor]:
-    """PIL image to `(3, 128, 128)` float32; slices that are not square are padded with black."""
+    """PIL image to `(3, 160, 160)` float32; slices that are not square are padded with black."""
     return open_clip.image_transform(
         CLIP_IMAGE_SIZE, is_train=False, mean=CLIP_MEAN, std=CLIP_STD, resize_mode="longest", fill_color=0
     )
