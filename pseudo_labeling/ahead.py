@@ -88,7 +88,7 @@ class BehindWriter:
         self._jobs: deque[Future[object]] = deque()
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Add a job; what an earlier one raised is raised here or at the end, and later jobs are then not done."""
+        """Add a job; what an earlier one raised is raised here, or at the end."""
         while self._jobs and (self._jobs[0].done() or len(self._jobs) >= self._depth):
             self._jobs.popleft().result()
         self._jobs.append(self._pool.submit(job))
