@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.labelling import pseudo_label
+from nnunetv2_clisc.labelling_options import LabellingOptions
 from nnunetv2_clisc.parts import Part, resolve_part
+from pseudo_labeling.errors import PseudoLabelError
 from tests.conftest import Run, convert, files_of, label_arguments, program
 
 
@@ -125,29 +128,55 @@ def test_killed_parts_run_again_equal_one_process(reference: Path, scans: Path, 
     same_results(dataset, reference)
 
 
+def quick(name: str, part: Part = Part()) -> object:
+    """One stage in this process, with the settings of `label_arguments`."""
+    options = LabellingOptions(
+        501,
+        device="cpu",
+        weights="embedded",
+        changes=("classifier.epochs=2", "classifier.image_size=64", 'cam.layers=["layer2","layer3"]'),
+    )
+    parts = (part.count, part.index) if part.count > 1 else (None, None)
+    return pseudo_label(options, stage=name, num_parts=parts[0], part_id=parts[1])
+
+
+def refused(name: str, part: Part = Part()) -> str:
+    """The message of a stage that cannot run; always one line."""
+    with pytest.raises(PseudoLabelError) as caught:
+        quick(name, part)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def test_barriers_name_what_is_missing_and_the_command(reference: Path, scans: Path, nnunet: Path, clisc: Run) -> None:
     dataset = convert(clisc, scans)
+    assert "5 of 5" in one_line(clisc(*stage("classifier"), ok=False))
     for name in ("classifier", "masks", "finish"):
-        error = one_line(clisc(*stage(name), ok=False))
+        error = refused(name)
         assert "5 of 5" in error
         assert "`nnUNetv2_clisc pseudo_label -d 501 --stage slice_labels`" in error
-    clisc(*stage("slice_labels", *part(1)))
-    error = one_line(clisc(*stage("classifier"), ok=False))
+    quick("slice_labels", Part(1, 2))
+    error = refused("classifier")
     assert "3 of 5" in error
     assert "p00, p02, p04" in error
-    clisc(*stage("slice_labels"))
+    quick("slice_labels")
     for name in ("masks", "finish"):
-        assert "--stage classifier`" in one_line(clisc(*stage(name), ok=False))
-    shutil.rmtree(dataset)
+        assert "`nnUNetv2_clisc pseudo_label -d 501 --stage classifier`" in refused(name)
+    assert "clisc" not in json.loads((dataset / "dataset.json").read_text())
+
+
+def test_finish_finds_a_label_that_was_changed_behind_our_back(reference: Path, nnunet: Path) -> None:
+    dataset = nnunet / "nnUNet_raw" / reference.name
     shutil.copytree(reference, dataset)
     label = dataset / "labelsTr" / "p03.nii.gz"
-    label.write_bytes(label.read_bytes()[:-1] + b"\0")  # changed behind our back
-    error = one_line(clisc(*stage("finish"), ok=False))
+    label.write_bytes(label.read_bytes()[:-1] + b"\0")
+    error = refused("finish")
     assert "1 of 5" in error
     assert "p03" in error
     assert "--stage masks`" in error
-    clisc(*stage("masks", *part(1)))
-    clisc(*stage("finish"))
+    quick("masks", Part(1, 2))
+    assert "clisc" not in json.loads((dataset / "dataset.json").read_text())
+    quick("finish")
     same_results(dataset, reference)
 
 
@@ -160,12 +189,10 @@ def test_broken_scan_fails_its_part_and_not_the_other_cases(scans: Path, nnunet:
     assert str(bad) in error
     assert "1 of 3 cases failed (p02)" in error
     assert {path.stem for path in (dataset / "clisc" / "slice_labels").iterdir()} == {"p00", "p04"}
-    clisc(*stage("slice_labels", *part(1)))
-    assert "1 of 5 cases are missing or made with other settings (p02)" in one_line(
-        clisc(*stage("classifier"), ok=False)
-    )
+    quick("slice_labels", Part(1, 2))
+    assert "1 of 5 cases are missing or made with other settings (p02)" in refused("classifier")
     bad.write_bytes(whole)
-    clisc(*stage("slice_labels"))
+    quick("slice_labels")
 
 
 def test_stages_and_parts_that_do_not_exist_are_refused(scans: Path, nnunet: Path, clisc: Run) -> None:
