@@ -29,7 +29,7 @@ from pseudo_labeling.context import RunContext
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
-from pseudo_labeling.slices import Scan, write_mask
+from pseudo_labeling.slices import Grid, stack_from_image, write_mask
 from pseudo_labeling.workspace import ENDING, key_of, write_bytes
 
 RAW, AMDA = "raw", "amda"
@@ -70,9 +70,13 @@ class CamPasses:
     def train(self) -> None:
         """Train what is not yet trained; with AMDA this includes the first classifier's CAMs of all cases."""
         if self.final == AMDA:
-            for case in tqdm(list(self.labels), desc="CAM and ROI (raw)", unit="case"):
-                if self.roi_record(RAW, case) is None:
-                    self.map_case(RAW, case, *self.run.read(case))
+            todo = [case for case in self.labels if self.roi_record(RAW, case) is None]
+            if todo:
+                self._classifier(RAW)
+            self.run.expect(todo)
+            done = len(self.labels) - len(todo)
+            for case in tqdm(todo, desc="CAM and ROI (raw)", unit="case", initial=done, total=len(self.labels)):
+                self.map_case(RAW, case, *self.run.read(case))
         if not self.trained:
             self._classifier(self.final)
         self._samples = None  # the passes over single cases need no training set
@@ -95,16 +99,16 @@ class CamPasses:
             cam: np.ndarray = arrays["cam"]
         return cam
 
-    def roi(self, name: str, case: str, scan: Scan) -> np.ndarray:
+    def roi(self, name: str, case: str) -> np.ndarray:
         """A saved ROI, `(z, y, x)` bool."""
-        return scan.stack_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
+        return stack_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
 
     def roi_record(self, name: str, case: str) -> dict[str, Any] | None:
         """The record of a case's finished ROI, None when it must be (re)done."""
         key = self._key(name)
         return None if key is None else self.files.record(f"roi_{name}", case, self._roi_key(key, case))
 
-    def map_case(self, name: str, case: str, scan: Scan, slices: np.ndarray) -> dict[str, Any]:
+    def map_case(self, name: str, case: str, scan: Grid, slices: np.ndarray) -> dict[str, Any]:
         """Make CAM and ROI of one case where they are not there yet, and return the ROI's record."""
         record = self.roi_record(name, case)
         if record is not None:
@@ -223,6 +227,7 @@ class CamPasses:
         """Slices `(n, s, s)`, labels, case names and slice numbers `(n,)` of all confident slices with a head."""
         if self._samples is None:
             slices, targets, names, numbers = [], [], [], []
+            self.run.expect(list(self.labels))
             for case, label in tqdm(self.labels.items(), desc="reading slices", unit="case", leave=False):
                 _, volume = self.run.read(case)
                 use = label.confident & (head_fraction(volume) >= self.settings.slice_labels.min_head_fraction)
@@ -240,8 +245,7 @@ class CamPasses:
             mine = names == case
             if not mine.any():
                 continue
-            scan, _ = self.run.read(case)
-            region = discriminative_region(self.cam(RAW, case), self.roi(RAW, case, scan), self.settings.amda.alpha)
+            region = discriminative_region(self.cam(RAW, case), self.roi(RAW, case), self.settings.amda.alpha)
             regions[mine] = classifier_slices(region[numbers[mine]] * np.uint8(255), shape[-1]) > 127
         return regions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from tqdm import tqdm
 
 from pseudo_labeling import models
+from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slices import Scan, read_scan, window_volume
+from pseudo_labeling.slices import Grid, fits_beside_another, read_slices
 from pseudo_labeling.weights import WeightSpecs
 from pseudo_labeling.workspace import Workspace
 
@@ -37,6 +39,9 @@ class RunContext:
         self.device = torch.device(device)
         self.image_labels = image_labels
         self.cases = self.files.cases()
+        self._reader = AheadReader(
+            lambda case: read_slices(self.files.image(case), self.settings.window), self.fits_beside_another
+        )
 
     @cached_property
     def images(self) -> dict[str, str]:
@@ -49,10 +54,17 @@ class RunContext:
         """CLIP, loaded once, when it is needed."""
         return models.load_clip(self.specs.clip, self.device)
 
-    def read(self, case: str) -> tuple[Scan, np.ndarray]:
-        """A scan and its windowed slices `(z, y, x)` uint8."""
-        scan = read_scan(self.files.image(case))
-        return scan, window_volume(scan.volume, self.settings.window)
+    def expect(self, cases: Sequence[str]) -> None:
+        """Say in which order :meth:`read` will be called: the next scan is read while one is worked on."""
+        self._reader.expect(cases)
+
+    def read(self, case: str) -> tuple[Grid, np.ndarray]:
+        """Grid and windowed slices `(z, y, x)` uint8 of a scan."""
+        return self._reader(case)
+
+    def fits_beside_another(self, case: str) -> bool:
+        """Whether there is memory to work on a case while another one is read or written."""
+        return fits_beside_another(self.files.image(case))
 
     def command(self, stage: str) -> str:
         """What a user types to run one stage of this dataset."""

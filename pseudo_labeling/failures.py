@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pseudo_labeling.errors import PseudoLabelError
@@ -28,6 +28,15 @@ class CaseFailures:
         except Exception as error:  # e.g. out of GPU memory on one large scan; the traceback goes to the log
             self.cases[case] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             logger.exception("%s: failed, going on with the other cases", case)
+
+    def guarded(self, case: str, job: Callable[[], object]) -> Callable[[], None]:
+        """A job that may run later, in a thread, and whose failure is the case's."""
+
+        def run() -> None:
+            with self.of(case):
+                job()
+
+        return run
 
     def check(self, stage: str, total: int) -> None:
         """End the stage if any of its `total` cases failed.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from pseudo_labeling import models, weights
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
 from pseudo_labeling.overlays import save_overlay
+from pseudo_labeling.prompts import Prompt
 from pseudo_labeling.sam import SamSegmenter
-from pseudo_labeling.slices import write_mask
+from pseudo_labeling.slices import Grid, write_mask
 from pseudo_labeling.workspace import key_of
 
 STAGE = "masks"
@@ -40,16 +45,33 @@ class MaskPass:
         model = models.load_sam(self.run.specs.sam, self.run.device).model
         self._segmenter = SamSegmenter(model, self.run.settings.sam, self.run.device)
 
-    def make(self, case: str) -> None:
-        """Map, prompt and segment one case."""
+    def make(self, case: str) -> Callable[[], object]:
+        """Map, prompt and segment one case.
+
+        Returns:
+            What writes the label and, last, its record; it may run while the next case is made.
+        """
         files, final = self.run.files, self.passes.final
         files.forget_finished_run()
         scan, slices = self.run.read(case)
         key = self._key(case, self.passes.map_case(final, case, scan, slices))
-        roi = self.passes.roi(final, case, scan)
+        roi = self.passes.roi(final, case)
         if self._segmenter is None:
             raise RuntimeError("prepare() loads SAM before the first case")
         mask, prompts = self._segmenter.segment(slices, roi, self.run.settings.prompts)
+        return partial(self._write, case, key, scan, slices, roi, prompts, mask)
+
+    def _write(
+        self,
+        case: str,
+        key: str,
+        scan: Grid,
+        slices: np.ndarray,
+        roi: np.ndarray,
+        prompts: list[Prompt | None],
+        mask: np.ndarray,
+    ) -> None:
+        files, final = self.run.files, self.passes.final
         write_mask(scan, mask, files.label(case))
         if self.run.cases.index(case) % self.overlay_every == 0:
             picture = files.path("overlays", f"{case}.png")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from pseudo_labeling.ahead import BehindWriter
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
 from pseudo_labeling.failures import CaseFailures
@@ -125,7 +126,11 @@ class PseudoLabeling:
         if todo:
             stage.prepare()
         failures = CaseFailures()
-        for case in tqdm(todo, desc=title, unit="case", initial=len(cases) - len(todo), total=len(cases)):
-            with failures.of(case):
-                stage.make(case)
+        self.context.expect(todo)
+        with BehindWriter() as behind:
+            for case in tqdm(todo, desc=title, unit="case", initial=len(cases) - len(todo), total=len(cases)):
+                with failures.of(case):
+                    behind.submit(failures.guarded(case, stage.make(case)))
+                    if not self.context.fits_beside_another(case):
+                        behind.wait()
         failures.check(title, len(cases))

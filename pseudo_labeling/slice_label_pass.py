@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,19 @@ class SliceLabelPass:
         if self.run.image_labels is None:
             self._text = encode_prompts(self.run.clip, self.run.settings.slice_labels, self.run.device)
 
-    def make(self, case: str) -> None:
-        """Ask CLIP about every slice of a case."""
+    def make(self, case: str) -> Callable[[], object]:
+        """Ask CLIP about every slice of a case.
+
+        Returns:
+            What writes the record; it may run while the next case is made.
+        """
         run = self.run
         scan, slices = run.read(case)
         probability = np.zeros(len(slices), dtype=np.float32)
         if self._text is not None:
             probability = tumour_probability(slices, run.clip, self._text, run.device)
-        run.files.finish(
+        return partial(
+            run.files.finish,
             STAGE,
             case,
             self._key(case),

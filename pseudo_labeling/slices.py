@@ -54,7 +54,7 @@ class Grid:
 
     def stack_from_image(self, image: sitk.Image) -> np.ndarray:
         """A mask on the grid of the scan's file as a `(z, y, x)` bool stack of axial slices."""
-        return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")) > 0
+        return stack_from_image(image)
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,11 @@ def window_volume(volume: np.ndarray, settings: WindowSettings = WindowSettings(
     for z, each in enumerate(volume):  # a slice at a time: float copies of the volume would not fit in memory
         windowed[z] = np.clip(np.rint((each - low) * (255.0 / max(high - low, 1e-6))), 0, 255)
     return windowed
+
+
+def stack_from_image(image: sitk.Image) -> np.ndarray:
+    """A mask as a `(z, y, x)` bool stack of axial slices, in the order of :class:`Grid`."""
+    return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")) > 0
 
 
 def write_mask(scan: Grid, mask: np.ndarray, path: str | Path) -> None:
