@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test test-slow demo lint clean
+.PHONY: setup test test-slow slurm-test demo lint clean
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,11 @@ test: setup lint
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# a real Slurm on this machine; as root, after apt-get install slurm-wlm munge
+slurm-test: setup
+	$(BIN)/python -m pip install --quiet -e '.[test,slurm]'
+	$(BIN)/python -m pytest -m slurm
 
 lint: setup
 	$(BIN)/ruff check .

@@ -82,6 +82,7 @@ setup(
         "tqdm>=4.66",  # progress
     ],
     extras_require={
+        "slurm": ["submitit>=1.5"],  # `submit`: Slurm jobs
         "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "monai>=1.3"],
     },
     entry_points={"console_scripts": ["nnUNetv2_clisc=nnunetv2_clisc.cli:main"]},

@@ -1,4 +1,4 @@
-"""From what a user typed to a run of the pseudo-labelling pipeline: dataset, weights, preset, settings."""
+"""From what a user typed to a run of the pseudo-labelling pipeline: dataset, weights, preset, settings, stage, part."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.gpus import run_stage, visible_gpus
+from nnunetv2_clisc.labelling_options import SHARED_STAGES, STAGES, LabellingOptions
+from nnunetv2_clisc.parts import Part, resolve_part
 from pseudo_labeling import weights as weight_files
-from pseudo_labeling.pipeline import PseudoLabeling, Summary, WeightSpecs
 from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.weights import WeightSpecs
+
+if TYPE_CHECKING:  # imports torch, which mistakes of the user need not wait for
+    from pseudo_labeling.finish import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -81,31 +88,89 @@ def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[
     return settings
 
 
+@dataclass(frozen=True)
+class StageDone:
+    """One stage of a run, or a part of it, has ended well; prints what is still to do."""
+
+    dataset: Path
+    stage: str
+    part: Part
+    cases: int
+
+    def __str__(self) -> str:
+        which = f", {self.part}" if self.part.count > 1 else ""
+        return (
+            f"{self.stage}{which}: done ({self.cases} cases)\n{self.dataset.name} is not complete until "
+            f"`nnUNetv2_clisc pseudo_label -d {self.dataset.name[7:10]} --stage finish` has run with the same settings"
+        )
+
+
 def pseudo_label(
-    dataset_id: int,
+    options: LabellingOptions,
     *,
-    device: str | None = None,
-    weights: str | None = None,
-    clip_weights: str | None = None,
-    sam_weights: str | None = None,
-    classifier_weights: str | None = None,
-    image_labels: Path | None = None,
-    preset: str | None = None,
-    settings_file: Path | None = None,
-    changes: Sequence[str] = (),
-    seed: int = 0,
-) -> Summary:
-    """Write pseudo-labels for every case in `imagesTr` of a dataset.
+    stage: str | None = None,
+    num_parts: int | None = None,
+    part_id: int | None = None,
+    num_gpus: int | None = None,
+) -> Summary | StageDone:
+    """Write pseudo-labels for every case in `imagesTr` of a dataset, or do a share of the way there.
+
+    Args:
+        options: dataset, weights, settings.
+        stage: one of `STAGES`; None runs all of them.
+        num_parts: share the stage's cases among so many processes, of which this is one.
+        part_id: which of them, from 0.
+        num_gpus: start one process for each of so many GPUs.
+
+    Returns:
+        The table of all cases where the labels are complete, else what was done.
 
     Raises:
         ClisError, PseudoLabelError: whatever the user can mend, in one line.
     """
-    dataset = raw_dataset(dataset_id)
-    specs = resolve_weights(weights, clip_weights, sam_weights, classifier_weights)
-    settings = resolve_settings(
-        preset or ("embedded" if specs.clip == "embedded" else "paper"), settings_file, changes, seed
-    )
-    return PseudoLabeling(dataset, settings, specs, device=usable_device(device), image_labels=image_labels).run()
+    part = _part_of_stage(stage, num_parts, part_id)
+    dataset = raw_dataset(options.dataset_id)
+    specs = resolve_weights(options.weights, options.clip_weights, options.sam_weights, options.classifier_weights)
+    preset = options.preset or ("embedded" if specs.clip == "embedded" else "paper")
+    settings = resolve_settings(preset, options.settings_file, options.changes, options.seed)
+    if num_gpus is not None:
+        if stage not in (None, *SHARED_STAGES):
+            raise ClisError(f"--num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
+        gpus = visible_gpus(num_gpus, options.device)
+        for each in STAGES[:-1] if stage is None else (stage,):
+            run_stage(options, each, part, gpus)
+        stage = stage or "finish"
+
+    from pseudo_labeling.pipeline import PseudoLabeling
+
+    # the last stage computes nothing, so it may run on a machine without the others' device
+    device = "cpu" if stage == "finish" else usable_device(options.device)
+    run = PseudoLabeling(dataset, settings, specs, device=device, image_labels=options.image_labels)
+    if stage is None:
+        return run.run()
+    if stage == "finish":
+        return run.finish()
+    cases = part.share(run.cases)
+    if num_gpus is None:
+        if stage == "classifier":
+            run.classifier()
+        elif stage == "slice_labels":
+            run.slice_labels(cases)
+        else:
+            run.masks(cases)
+    return StageDone(dataset, stage, part, len(cases))
+
+
+def _part_of_stage(stage: str | None, num_parts: int | None, part_id: int | None) -> Part:
+    """The share of the cases; only where the stage can be shared does a Slurm array decide it."""
+    if stage in SHARED_STAGES:
+        return resolve_part(num_parts, part_id)
+    if num_parts is not None or part_id is not None:
+        raise ClisError(
+            f"-num_parts, -part_id: only --stage {' or '.join(SHARED_STAGES)} takes parts; "
+            "the other stages need all cases"
+        )
+    return Part()
 
 
 def usable_device(device: str | None) -> str:

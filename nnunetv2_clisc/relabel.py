@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from nnunetv2_clisc.s3f import (
     save_agreement,
     write_results,
 )
+from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.roi import large_components
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import Settings
@@ -80,21 +81,31 @@ class Relabelling:
             cases: the fold's training cases, in the same order on every rank.
         """
         trainer = self.trainer
-        for name in ("predictions", "sam", "dropped"):
-            (self.folder.s3f / name).mkdir(parents=True, exist_ok=True)
         todo = [case for case in cases if load_agreement(self.folder.finished_cases, case) is None]
         trainer.barrier()  # no rank may finish a case before all have made the same list
         world = dist.get_world_size() if trainer.is_ddp else 1
         if len(todo) < len(cases):
             trainer.print_to_log_file(f"CLISC: {len(cases) - len(todo)} of {len(cases)} cases are done already")
-        with _reproducible():
-            mine = todo[trainer.local_rank :: world]
-            for case in tqdm(mine, desc="relabelling", unit="case", disable=trainer.local_rank != 0):
-                save_agreement(self.folder.finished_cases, self._relabel(case))
-        compute_gaussian.cache_clear()
+        self.relabel(todo[trainer.local_rank :: world])
         trainer.barrier()
         if trainer.local_rank == 0:
             self._finish([self._finished(case) for case in cases])
+
+    def relabel(self, cases: Sequence[str], failures: CaseFailures | None = None) -> None:
+        """Relabel those of the cases that are not done; other processes may do other cases of the fold meanwhile.
+
+        Args:
+            cases: any of the fold's training cases.
+            failures: keeps what goes wrong with a case; without it the first mistake ends the pass.
+        """
+        for name in ("predictions", "sam", "dropped"):
+            (self.folder.s3f / name).mkdir(parents=True, exist_ok=True)
+        with _reproducible():
+            for case in tqdm(cases, desc="relabelling", unit="case", disable=self.trainer.local_rank != 0):
+                if load_agreement(self.folder.finished_cases, case) is None:
+                    with failures.of(case) if failures is not None else nullcontext():
+                        save_agreement(self.folder.finished_cases, self._relabel(case))
+        compute_gaussian.cache_clear()
 
     def _relabel(self, case: str) -> Agreement:
         logits, properties = self._predict(case)

@@ -20,19 +20,24 @@ from torch import distributed as dist
 
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.fold import FoldFolder, State, newest_checkpoint, origin_of
+from nnunetv2_clisc.parts import Part
 from nnunetv2_clisc.plans import read_checkpoint
 from nnunetv2_clisc.relabel import Relabelling, prompted_sam
 from nnunetv2_clisc.s3f import Segment, kept_cases
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.models import load_sam
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.weights import locate
+from pseudo_labeling.workspace import Workspace
 
 PSEUDO_NOTE = (
     "CLISC: every Dice in this log compares with pseudo-labels, not with masks drawn by hand; "
     "use nnUNetv2_clisc evaluate for those."
 )
+# set to 1, training ends after round 1, so that `nnUNetv2_clisc relabel` can share S3F among processes
+STOP_VARIABLE = "CLISC_STOP_AFTER_ROUND_1"
 
 
 @contextmanager
@@ -90,9 +95,39 @@ class SelfTraining(nnUNetTrainer):
             state = self._enter()
             try:
                 while not state.finished:
+                    if os.environ.get(STOP_VARIABLE, "0") != "0" and state.stage != "round_1":
+                        self.print_to_log_file(f"CLISC: ends here, before {state.stage}, as {STOP_VARIABLE} says")
+                        raise SystemExit(0)  # returning would make nnU-Net validate an unfinished fold
                     state = self._advance(state)
             finally:
                 self.output_folder = self._fold_path
+
+    def relabel_part(self, part: Part) -> list[str]:
+        """Relabel a share of the fold's training cases; the next `nnUNetv2_train` does what is left and goes on.
+
+        Returns:
+            The cases of the share; none where S3F of this fold is finished.
+
+        Raises:
+            ClisError: round 1 is not finished, or the data changed since.
+            PseudoLabelError: cases that failed; the others are done.
+        """
+        self._check()
+        state = self.folder.read_state()
+        if self.rounds != 2 or state is None or state.stage == "round_1" or not self.folder.final(1).is_file():
+            raise ClisError(
+                f"{self.folder.path}: round 1 is not finished; run nnUNetv2_train with {STOP_VARIABLE}=1 first"
+            )
+        if state.origin != self._origin():
+            raise ClisError(f"{self.folder.path}: plans, dataset or split changed since round 1; train again first")
+        if state.stage != "s3f":
+            return []
+        cases = part.share(self.do_split()[0])
+        failures = CaseFailures()
+        with self._between_rounds() as relabelling:
+            relabelling.relabel(cases, failures)
+        failures.check("relabel", len(cases))
+        return cases
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """The fold's cases, in one order for all ranks and rounds."""
@@ -133,9 +168,7 @@ class SelfTraining(nnUNetTrainer):
         """Decide on rank 0 whether to begin, resume or leave a finished fold alone; all ranks read the decision."""
         self._check()
         if self.local_rank == 0:
-            origin = origin_of(
-                self.plans_manager.plans, self.dataset_json, self.do_split(), self.num_epochs, self.rounds, self.use_s3f
-            )
+            origin = self._origin()
             state = self.folder.read_state()
             if state is None or not self._resumable(state, origin):
                 self.folder.clear()
@@ -146,6 +179,12 @@ class SelfTraining(nnUNetTrainer):
         if state.finished and not self.was_initialized:
             self.load_checkpoint(str(self.folder.final(self.rounds)))
         return state
+
+    def _origin(self) -> str:
+        """What this fold's rounds depend on."""
+        return origin_of(
+            self.plans_manager.plans, self.dataset_json, self.do_split(), self.num_epochs, self.rounds, self.use_s3f
+        )
 
     def _resumable(self, state: State, origin: str) -> bool:
         """Whether to go on from `state`: always when unfinished, only with `--c` when finished."""
@@ -212,17 +251,23 @@ class SelfTraining(nnUNetTrainer):
         getattr(network, "_orig_mod", network).load_state_dict(read_checkpoint(path)["network_weights"])
 
     def _relabel(self) -> None:
+        self.print_to_log_file("CLISC: predicting the training cases" + (" and prompting SAM" if self.use_s3f else ""))
+        with self._between_rounds() as relabelling:
+            relabelling.run(self.do_split()[0])
+        self.print_to_log_file(f"CLISC: similarities and dropped cases are in {self.folder.s3f}")
+
+    @contextmanager
+    def _between_rounds(self) -> Iterator[Relabelling]:
+        """The network of round 1, ready to predict, and SAM."""
         if not self.was_initialized:
             self._fresh_network(1)
         if (final := self.folder.final(1)).is_file():
             self.load_checkpoint(str(final))
-        self.print_to_log_file("CLISC: predicting the training cases" + (" and prompting SAM" if self.use_s3f else ""))
         self.set_deep_supervision_enabled(False)
         with self.inference_settings():
             segment = self.build_segmenter() if self.use_s3f else None
-            Relabelling(self, self.folder, self._settings(), segment).run(self.do_split()[0])
+            yield Relabelling(self, self.folder, self._settings(), segment)
         self.set_deep_supervision_enabled(True)
-        self.print_to_log_file(f"CLISC: similarities and dropped cases are in {self.folder.s3f}")
 
     def inference_settings(self) -> AbstractContextManager[Any]:
         """How this trainer predicts; a subclass may predict with other settings than it trains with."""
@@ -286,11 +331,24 @@ class SelfTraining(nnUNetTrainer):
         for case in (*train, *val):
             if not Path(self.preprocessed_dataset_folder, f"{case}.b2nd").is_file():
                 raise ClisError(f"{where}: case '{case}' is not preprocessed; run nnUNetv2_plan_and_preprocess")
+        self._check_complete()
         if self.rounds == 2:
             self._check_labels()
             for case in train if self.use_s3f else ():
                 if not (path := self.raw_scan(case)).is_file():
                     raise ClisError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
+
+    def _check_complete(self) -> None:
+        """No training on pseudo-labels that are not, or were not when they were preprocessed, complete."""
+        name = self.plans_manager.dataset_name
+        if not nnUNet_raw.is_set() or not (raw := Workspace(Path(nnUNet_raw, name))).holds_pseudo_labels:
+            return
+        if "clisc" not in self.dataset_json or not raw.complete:
+            raise ClisError(
+                f"{name}: its pseudo-labels are not complete, or were not when they were preprocessed; run "
+                f"nnUNetv2_clisc pseudo_label -d {int(name[7:10])} --stage finish, which names what is missing, then "
+                f"nnUNetv2_plan_and_preprocess -d {int(name[7:10])} again"
+            )
 
     def _check_labels(self) -> None:
         name = self.plans_manager.dataset_name

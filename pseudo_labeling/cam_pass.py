@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,74 +13,85 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
+from pseudo_labeling import models, weights
 from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import (
     SliceClassifier,
     TrainingState,
+    build_classifier,
     classifier_input,
     classifier_slices,
     held_out_cases,
     train_classifier,
 )
+from pseudo_labeling.context import RunContext
+from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.settings import Settings
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
-from pseudo_labeling.slices import Scan, read_scan, window_volume, write_mask
-from pseudo_labeling.workspace import ENDING, Workspace, key_of, write_bytes
+from pseudo_labeling.slices import Grid, stack_from_image, write_mask
+from pseudo_labeling.workspace import ENDING, key_of, write_bytes
 
 RAW, AMDA = "raw", "amda"
 
 
 class CamPasses:
-    """Classifier, CAM and ROI of every case of a dataset (paper 2.1), resuming where it was killed.
+    """Classifier, CAM and ROI of the cases of a run (paper 2.1), resuming where it was killed.
+
+    Training needs all cases, and with AMDA so do the CAMs of the first classifier, since they decide what the second
+    one sees. The CAMs of the last classifier are made case by case.
 
     Args:
-        files: the dataset's working folder.
-        settings: of every stage.
+        run: what all stages share.
         labels: slice labels of each case.
-        initial: makes the untrained classifier and says where its weights come from.
-        device: where to compute.
     """
 
-    def __init__(
-        self,
-        files: Workspace,
-        settings: Settings,
-        labels: dict[str, SliceLabels],
-        initial: Callable[[], tuple[SliceClassifier, str]],
-        device: torch.device,
-    ) -> None:
-        self.files = files
-        self.settings = settings
+    def __init__(self, run: RunContext, labels: dict[str, SliceLabels]) -> None:
+        self.run = run
+        self.files = run.files
+        self.settings = run.settings
         self.labels = labels
-        self.initial = initial
-        self.device = device
+        self.device = run.device
         self._samples: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
-
-    def run(self, key: str) -> dict[str, str]:
-        """Run what is not yet done.
-
-        Args:
-            key: of everything the first classifier depends on.
-
-        Returns:
-            SHA-256 of each case's final ROI file.
-        """
-        rois = self._pass(RAW, key)
-        if self.final == AMDA:
-            rois = self._pass(AMDA, key_of(key, self.settings.amda, self.settings.roi, rois))
-        return rois
+        self._loaded: tuple[str, SliceClassifier] | None = None
+        self._keys: dict[str, str] = {RAW: self._raw_key()}
 
     @property
     def final(self) -> str:
         """The pass that prompts SAM: after AMDA, unless that is switched off."""
         return AMDA if self.settings.amda.alpha > 0 else RAW
 
-    def read(self, case: str) -> tuple[Scan, np.ndarray]:
-        """A scan and its windowed slices `(z, y, x)` uint8."""
-        scan = read_scan(self.files.image(case))
-        return scan, window_volume(scan.volume, self.settings.window)
+    @property
+    def trained(self) -> bool:
+        """Whether the last classifier is on disk, trained on these labels with these settings."""
+        key = self._key(self.final)
+        return key is not None and self.files.record("classifier", self.final, key) is not None
+
+    def train(self) -> None:
+        """Train what is not yet trained; with AMDA this includes the first classifier's CAMs of all cases."""
+        if self.final == AMDA:
+            todo = [case for case in self.labels if self.roi_record(RAW, case) is None]
+            if todo:
+                self._classifier(RAW)
+            self.run.expect(todo)
+            done = len(self.labels) - len(todo)
+            for case in tqdm(todo, desc="CAM and ROI (raw)", unit="case", initial=done, total=len(self.labels)):
+                self.map_case(RAW, case, *self.run.read(case))
+        if not self.trained:
+            self._classifier(self.final)
+        self._samples = None  # the passes over single cases need no training set
+
+    def check_trained(self) -> None:
+        """Make sure that :meth:`train` has run.
+
+        Raises:
+            PseudoLabelError: it has not, for these slice labels and settings.
+        """
+        if not self.trained:
+            raise PseudoLabelError(
+                f"{self.files.root / 'classifier'}: the classifier is not trained, or on other slice labels or "
+                f"settings; run `{self.run.command('classifier')}` with the same settings first"
+            )
 
     def cam(self, name: str, case: str) -> np.ndarray:
         """A saved CAM, `(z, y, x)` float16 in [0, 1]."""
@@ -89,27 +99,78 @@ class CamPasses:
             cam: np.ndarray = arrays["cam"]
         return cam
 
-    def roi(self, name: str, case: str, scan: Scan) -> np.ndarray:
+    def roi(self, name: str, case: str) -> np.ndarray:
         """A saved ROI, `(z, y, x)` bool."""
-        return scan.stack_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
+        return stack_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
 
-    def _pass(self, name: str, key: str) -> dict[str, str]:
-        rois: dict[str, str] = {}
-        classifier: SliceClassifier | None = None
-        for case in tqdm(list(self.labels), desc=f"CAM and ROI ({name})", unit="case"):
-            cam_key = key_of(key, self.settings.cam, case)
-            roi_key = key_of(cam_key, self.settings.roi)
-            record = self.files.record(f"roi_{name}", case, roi_key)
-            if record is None:
-                scan, slices = self.read(case)
-                if self.files.record(f"cam_{name}", case, cam_key) is None:
-                    classifier = classifier or self._trained(name, key)
-                    self._make_cam(name, case, slices, classifier, cam_key)
-                roi_file = self.files.path(f"roi_{name}", f"{case}{ENDING}")
-                write_mask(scan, roi_from_cam(self.cam(name, case), slices, self.settings.roi), roi_file)
-                record = self.files.finish(f"roi_{name}", case, roi_key, [roi_file])
-            rois[case] = next(iter(record["files"].values()))
-        return rois
+    def roi_record(self, name: str, case: str) -> dict[str, Any] | None:
+        """The record of a case's finished ROI, None when it must be (re)done."""
+        key = self._key(name)
+        return None if key is None else self.files.record(f"roi_{name}", case, self._roi_key(key, case))
+
+    def map_case(self, name: str, case: str, scan: Grid, slices: np.ndarray) -> dict[str, Any]:
+        """Make CAM and ROI of one case where they are not there yet, and return the ROI's record."""
+        record = self.roi_record(name, case)
+        if record is not None:
+            return record
+        key = self._key(name)
+        if key is None:
+            raise RuntimeError(f"{name}: its classifier needs the ROIs of the pass before it")
+        cam_key = key_of(key, self.settings.cam, case)
+        if self.files.record(f"cam_{name}", case, cam_key) is None:
+            self._make_cam(name, case, slices, self._classifier(name), cam_key)
+        path = self.files.path(f"roi_{name}", f"{case}{ENDING}")
+        write_mask(scan, roi_from_cam(self.cam(name, case), slices, self.settings.roi), path)
+        return self.files.finish(f"roi_{name}", case, self._roi_key(key, case), [path])
+
+    def _raw_key(self) -> str:
+        """Key of everything the first classifier depends on."""
+        found = [
+            (case, self.run.images[case], label.label.tolist(), label.confident.tolist())
+            for case, label in self.labels.items()
+        ]
+        settings, specs = self.settings, self.run.specs
+        return key_of(
+            found,
+            settings.window,
+            settings.classifier,
+            settings.seed,
+            weights.identify("clip", specs.clip).sha256,
+            weights.identify("resnet50", specs.classifier).sha256,
+        )
+
+    def _key(self, name: str) -> str | None:
+        """Key of a pass; None for AMDA's as long as the ROIs it masks are not all there."""
+        if name not in self._keys:
+            rois: dict[str, str] = {}
+            for case in self.labels:
+                record = self.roi_record(RAW, case)
+                if record is None:
+                    return None
+                rois[case] = next(iter(record["files"].values()))
+            self._keys[name] = key_of(self._keys[RAW], self.settings.amda, self.settings.roi, rois)
+        return self._keys[name]
+
+    def _roi_key(self, key: str, case: str) -> str:
+        return key_of(key_of(key, self.settings.cam, case), self.settings.roi)
+
+    def _classifier(self, name: str) -> SliceClassifier:
+        """The classifier of a pass, trained now or read from its record; one is in memory at a time."""
+        key = self._key(name)
+        if key is None:
+            raise RuntimeError(f"{name}: its classifier needs the ROIs of the pass before it")
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = name, self._trained(name, key)
+        return self._loaded[1]
+
+    def _initial(self) -> tuple[SliceClassifier, str]:
+        """The untrained classifier and where its weights come from."""
+        settings = self.settings.classifier
+        clip = self.run.clip if settings.backbone in ("auto", "clip") else None
+        imagenet = None
+        if settings.backbone in ("auto", "resnet50"):
+            imagenet = models.load_resnet50_state(self.run.specs.classifier)
+        return build_classifier(settings, clip, imagenet, self.settings.seed)
 
     def _make_cam(self, name: str, case: str, slices: np.ndarray, classifier: SliceClassifier, key: str) -> None:
         cam = case_cam(
@@ -128,13 +189,14 @@ class CamPasses:
 
     def _trained(self, name: str, key: str) -> SliceClassifier:
         """The classifier of a pass, trained now or read from its record."""
-        initial, origin = self.initial()
+        initial, origin = self._initial()
         model = copy.deepcopy(initial)
         final = self.files.path("classifier", f"{name}.pt")
         partial = self.files.path("classifier", f"{name}_partial.pt")
         if self.files.record("classifier", name, key) is not None:
             model.load_state_dict(torch.load(final, weights_only=True, map_location="cpu"))
-            return model.to(self.device).eval()
+            # the memory format of training: a classifier read from disk gives the same CAM, to the bit
+            return model.to(self.device).to(memory_format=torch.channels_last).eval()
         slices, targets, names, numbers = self._training_set()
         augmentation: AmdaAugmentation | None = None
         if name == AMDA:
@@ -165,8 +227,9 @@ class CamPasses:
         """Slices `(n, s, s)`, labels, case names and slice numbers `(n,)` of all confident slices with a head."""
         if self._samples is None:
             slices, targets, names, numbers = [], [], [], []
+            self.run.expect(list(self.labels))
             for case, label in tqdm(self.labels.items(), desc="reading slices", unit="case", leave=False):
-                _, volume = self.read(case)
+                _, volume = self.run.read(case)
                 use = label.confident & (head_fraction(volume) >= self.settings.slice_labels.min_head_fraction)
                 slices.append(classifier_slices(volume[use], self.settings.classifier.image_size))
                 targets.append(label.label[use])
@@ -182,8 +245,7 @@ class CamPasses:
             mine = names == case
             if not mine.any():
                 continue
-            scan, _ = self.read(case)
-            region = discriminative_region(self.cam(RAW, case), self.roi(RAW, case, scan), self.settings.amda.alpha)
+            region = discriminative_region(self.cam(RAW, case), self.roi(RAW, case), self.settings.amda.alpha)
             regions[mine] = classifier_slices(region[numbers[mine]] * np.uint8(255), shape[-1]) > 127
         return regions
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RESIZED_AT_ONCE = 64  # slices; as floats, all slices of a long scan take gigabytes
 Augmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -101,9 +102,12 @@ def _clip_defaults() -> tuple[tuple[str, tuple[float, ...]], ...]:
 
 def classifier_slices(images: np.ndarray, size: int) -> np.ndarray:
     """Slices at the classifier's size: `(z, y, x)` uint8 to `(z, size, size)` uint8."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).float()[:, None]
-    resized = F.interpolate(tensor, size=(size, size), mode="bilinear", align_corners=False, antialias=True)[:, 0]
-    return resized.round().clamp(0, 255).to(torch.uint8).numpy()
+    resized = np.empty((len(images), size, size), dtype=np.uint8)
+    for start in range(0, len(images), RESIZED_AT_ONCE):
+        part = torch.from_numpy(np.ascontiguousarray(images[start : start + RESIZED_AT_ONCE])).float()[:, None]
+        part = F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False, antialias=True)[:, 0]
+        resized[start : start + RESIZED_AT_ONCE] = part.round().clamp(0, 255).to(torch.uint8).numpy()
+    return resized
 
 
 def classifier_input(slices: np.ndarray) -> torch.Tensor:

@@ -29,15 +29,23 @@ def roi_from_cam(cam: np.ndarray, slices: np.ndarray, settings: RoiSettings) -> 
     Returns:
         `(z, y, x)` bool.
     """
+    roi = np.zeros(cam.shape, dtype=bool)
+    occupied = np.flatnonzero(cam.any(axis=(1, 2)))
+    values = cam[occupied]
     if settings.brightness:
-        smooth = ndimage.gaussian_filter(slices.astype(np.float32), (0, _NOISE_PX, _NOISE_PX))
-        cam = cam.astype(np.float32) * (smooth / 255)
-    occupied = cam.any(axis=(1, 2))
-    if not occupied.any():
-        return np.zeros(cam.shape, dtype=bool)
-    values = cam[occupied].astype(np.float32)
-    threshold = threshold_otsu(values) if settings.threshold == "otsu" else settings.threshold * float(values.max())
-    roi = (cam > threshold) & (cam > 0)
+        values = values.astype(np.float32)
+        for row, z in enumerate(occupied):
+            values[row] *= ndimage.gaussian_filter(slices[z].astype(np.float32), _NOISE_PX) / 255
+        lit = values.any(axis=(1, 2))
+        occupied, values = (occupied, values) if lit.all() else (occupied[lit], values[lit])
+    if not len(occupied):
+        return roi
+    if settings.threshold == "otsu":
+        threshold = threshold_otsu(values.astype(np.float32, copy=False))
+    else:
+        threshold = settings.threshold * float(values.max())
+    roi[occupied] = (values > threshold) & (values > 0)
+    del values
     if settings.opening > 1:
         roi = opened(roi, settings.opening)
     return large_components(roi, settings.keep_fraction)
@@ -48,16 +56,40 @@ def opened(roi: np.ndarray, edge: int) -> np.ndarray:
 
     The volume's border is mirrored, since a lesion may run out of a thin stack.
     """
-    padded = np.pad(roi, edge, mode="edge")
-    result = ndimage.binary_opening(padded, structure=np.ones((edge,) * 3))[(slice(edge, -edge),) * 3]
-    return result if result.any() else roi
+    if not roi.any():
+        return roi
+    box = box_around(roi, edge)
+    padded = np.pad(roi[box], edge, mode="edge")
+    inside = ndimage.binary_opening(padded, structure=np.ones((edge,) * 3))[(slice(edge, -edge),) * 3]
+    if not inside.any():
+        return roi
+    result = np.zeros_like(roi)
+    result[box] = inside
+    return result
 
 
 def large_components(roi: np.ndarray, keep_fraction: float) -> np.ndarray:
     """Keep the 3D components with at least `keep_fraction` of the largest one's voxels (26 neighbours)."""
-    labelled, count = ndimage.label(roi, structure=np.ones((3, 3, 3)))
-    if count == 0:
+    if not roi.any():
         return roi
-    sizes = np.bincount(labelled.ravel())
+    box = box_around(roi)
+    labelled, count = ndimage.label(roi[box], structure=np.ones((3, 3, 3)))
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    for each in labelled:
+        sizes += np.bincount(each.ravel(), minlength=count + 1)
     sizes[0] = 0
-    return (sizes >= keep_fraction * sizes.max())[labelled] & roi
+    result = np.zeros_like(roi)
+    result[box] = (sizes >= keep_fraction * sizes.max())[labelled] & roi[box]
+    return result
+
+
+def box_around(roi: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
+    """The smallest box with all True voxels of a 3D stack, grown by `margin` voxels as far as the stack goes.
+
+    Most of a volume is empty, and numbers of components take four bytes a voxel.
+    """
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(roi.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(int(found[0]) - margin, 0), int(found[-1]) + 1 + margin))
+    return tuple(box)

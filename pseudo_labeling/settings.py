@@ -100,6 +100,10 @@ class SamSettings:
     equalise: bool = False  # histogram equalisation before SAM, as in the public code
     passes: int = 1  # 2 = SAM is prompted again from its own masks, which are often better than the ROI
     keep_fraction: float = 0.0  # 3D components of the stacked masks below this share of the largest are dropped
+    precision: Literal["auto", "fp32", "bf16"] = (
+        "auto"  # of the image encoder; "auto" = bf16 for a ViT where it is fast
+    )
+    compile: bool = False  # torch.compile for the image encoder: pays on a GPU after some thousand slices
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "settings.roi.threshold": ("otsu",),
     "settings.prompts.kind": ("box", "points", "both"),
     "settings.prompts.points": ("centre", "intensity"),
+    "settings.sam.precision": ("auto", "fp32", "bf16"),  # fp16 overflows in SAM's encoder: its masks are wrong
 }
 RANGES: dict[str, tuple[float, float]] = {
     "settings.window.lower_percentile": (0, 100),

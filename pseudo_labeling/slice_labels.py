@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from pseudo_labeling.ahead import made_ahead
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import SliceLabelSettings
 
@@ -69,9 +70,13 @@ def tumour_probability(
     """
     scale = clip.model.logit_scale.exp().float()
     found = []
-    for start in range(0, len(images), BATCH):
-        batch = [clip.preprocess(Image.fromarray(image).convert("RGB")) for image in images[start : start + BATCH]]
-        features = clip.model.encode_image(torch.stack(batch).to(device)).float()
+
+    def prepared(start: int) -> torch.Tensor:
+        batch = images[start : start + BATCH]
+        return torch.stack([clip.preprocess(Image.fromarray(image).convert("RGB")) for image in batch])
+
+    for inputs in made_ahead(range(0, len(images), BATCH), prepared):
+        features = clip.model.encode_image(inputs.to(device)).float()
         logits = scale * torch.nn.functional.normalize(features, dim=-1) @ text.T
         found.append(logits.softmax(dim=-1)[:, 1].cpu().numpy())
     return np.concatenate(found).astype(np.float32)

@@ -23,6 +23,15 @@ State = Literal["ok", "present", "partial", "damaged", "missing"]
 
 
 @dataclass(frozen=True)
+class WeightSpecs:
+    """Where each network's weights come from: `embedded`, `paper` or a file."""
+
+    clip: str
+    sam: str
+    classifier: str  # ImageNet weights of a ResNet50 backbone; unused where CLIP's own tower is the backbone
+
+
+@dataclass(frozen=True)
 class WeightRecord:
     """What is written beside every output; for the setting `none`, name `none` and no SHA-256."""
 

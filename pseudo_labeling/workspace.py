@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ def key_of(*parts: Any) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and make its folder."""
+    """Write a file whole or not at all, and make its folder; safe when several processes write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # on a shared disk two machines may have processes of the same number
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     temporary.write_bytes(data)
     os.replace(temporary, path)
 
@@ -84,6 +86,11 @@ class Workspace:
             raise PseudoLabelError(f"{self.images_dir}: no files *{CHANNEL}; make the dataset with `convert` first")
         return found
 
+    @property
+    def dataset_json(self) -> Path:
+        """nnU-Net's description of the dataset; its entry `clisc` says that the labels are complete."""
+        return self.dataset / "dataset.json"
+
     def image(self, case: str) -> Path:
         """The scan of a case."""
         return self.images_dir / f"{case}{CHANNEL}"
@@ -92,22 +99,41 @@ class Workspace:
         """The pseudo-label of a case."""
         return self.labels_dir / f"{case}{ENDING}"
 
+    @property
+    def _marker(self) -> Path:
+        return self.root / "labels_are_pseudo_labels"
+
+    @property
+    def holds_pseudo_labels(self) -> bool:
+        """Whether the labels are ours, complete or not."""
+        return self._marker.exists()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last run was finished and no label has been touched by a run since."""
+        return "clisc" in read_json(self.dataset_json)
+
     def claim_labels(self) -> None:
         """Make sure `labelsTr` is ours to write: a user's masks are never overwritten.
 
         Raises:
             PseudoLabelError: it holds labels that were there before the first run.
         """
-        marker = self.root / "labels_are_pseudo_labels"
-        if not marker.exists():
+        if not self.holds_pseudo_labels:
             present = sorted(p.name for p in self.labels_dir.glob(f"*{ENDING}"))
             if present:
                 raise PseudoLabelError(
                     f"{self.labels_dir / present[0]}: labelsTr holds labels that pseudo_label did not write; "
                     "convert the scans to a dataset of their own, without masks"
                 )
-            write_bytes(marker, b"")
+            write_bytes(self._marker, b"")
         self.labels_dir.mkdir(exist_ok=True)
+
+    def forget_finished_run(self) -> None:
+        """Labels are about to change: until they are complete again, `dataset.json` must not say so."""
+        content = read_json(self.dataset_json)
+        if content.pop("clisc", None) is not None:
+            write_json(self.dataset_json, content)
 
     def path(self, stage: str, name: str) -> Path:
         """A file of a stage; its folder is made."""

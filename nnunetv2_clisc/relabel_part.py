@@ -1,0 +1,61 @@
+"""A share of a fold's S3F pass in a process of its own, between the rounds that `nnUNetv2_train` trains."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import torch
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.labelling import usable_device
+from nnunetv2_clisc.parts import Part
+from nnunetv2_clisc.rounds import SelfTraining
+
+
+def relabel_part(
+    dataset_id: int, fold: str, part: Part, *, trainer: str, plans: str, configuration: str, device: str | None
+) -> str:
+    """Relabel a share of the training cases of a fold whose round 1 is finished.
+
+    Args:
+        dataset_id: of a preprocessed dataset.
+        fold: a number or `all`.
+        part: which of the fold's training cases.
+        trainer, plans, configuration: as `nnUNetv2_train` was given them.
+        device: as `nnUNetv2_train`'s; None = CUDA where there is one.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        ClisError, PseudoLabelError: whatever the user can mend.
+    """
+    kind = torch.device(usable_device(device))
+    if kind.type == "cpu":  # as nnUNetv2_train does, so that both get the same predictions
+        torch.set_num_threads(multiprocessing.cpu_count())
+    if not nnUNet_preprocessed.is_set():
+        raise ClisError("nnUNet_preprocessed: not set; export it and run the command again")
+    try:
+        file = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset_id), f"{plans}.json")
+    except RuntimeError:
+        raise ClisError(f"-d {dataset_id}: no such dataset; run nnUNetv2_plan_and_preprocess first") from None
+    if not file.is_file():
+        raise ClisError(f"-p {plans}: {file} is missing; run nnUNetv2_plan_and_preprocess -d {dataset_id} first")
+    if fold != "all" and not fold.isdigit():
+        raise ClisError(f"-f {fold}: give a number or 'all'")
+    number = int(fold) if fold.isdigit() else fold
+    try:
+        made = get_trainer_from_args(str(dataset_id), configuration, number, trainer, plans, device=kind)
+    except RuntimeError as error:
+        raise ClisError(f"-tr {trainer}: {error}") from error
+    if not isinstance(made, SelfTraining):
+        raise ClisError(f"-tr {trainer}: does not train in rounds; give CLISCTrainer or a variant of it")
+    cases = made.relabel_part(part)
+    where = f"fold {fold}, {part}"
+    if not cases:
+        return f"relabel, {where}: nothing to do, S3F of this fold is finished"
+    return f"relabel, {where}: done ({len(cases)} cases); nnUNetv2_train decides which are kept and trains round 2"

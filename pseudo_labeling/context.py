@@ -1,0 +1,71 @@
+"""What all stages of one run share: folders, settings, weights, device, and how to read a case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pseudo_labeling import models
+from pseudo_labeling.ahead import AheadReader
+from pseudo_labeling.downloads import sha256_of
+from pseudo_labeling.settings import Settings
+from pseudo_labeling.slices import Grid, fits_beside_another, read_slices
+from pseudo_labeling.weights import WeightSpecs
+from pseudo_labeling.workspace import Workspace
+
+
+class RunContext:
+    """One run over the cases in `imagesTr` of a dataset.
+
+    Args:
+        dataset: folder `nnUNet_raw/DatasetNNN_NAME`.
+        settings: of every stage.
+        specs: weights.
+        device: `cpu`, `cuda`, ...
+        image_labels: the user's slice labels, used instead of CLIP.
+    """
+
+    def __init__(
+        self, dataset: Path, settings: Settings, specs: WeightSpecs, device: str, image_labels: Path | None
+    ) -> None:
+        self.files = Workspace(dataset)
+        self.settings = settings
+        self.specs = specs
+        self.device = torch.device(device)
+        self.image_labels = image_labels
+        self.cases = self.files.cases()
+        self._reader = AheadReader(
+            lambda case: read_slices(self.files.image(case), self.settings.window), self.fits_beside_another
+        )
+
+    @cached_property
+    def images(self) -> dict[str, str]:
+        """SHA-256 of every scan: a replaced scan is labelled again."""
+        bar = tqdm(self.cases, desc="checking scans", unit="case", leave=False)
+        return {case: sha256_of(self.files.image(case)) for case in bar}
+
+    @cached_property
+    def clip(self) -> models.ClipBundle:
+        """CLIP, loaded once, when it is needed."""
+        return models.load_clip(self.specs.clip, self.device)
+
+    def expect(self, cases: Sequence[str]) -> None:
+        """Say in which order :meth:`read` will be called: the next scan is read while one is worked on."""
+        self._reader.expect(cases)
+
+    def read(self, case: str) -> tuple[Grid, np.ndarray]:
+        """Grid and windowed slices `(z, y, x)` uint8 of a scan."""
+        return self._reader(case)
+
+    def fits_beside_another(self, case: str) -> bool:
+        """Whether there is memory to work on a case while another one is read or written."""
+        return fits_beside_another(self.files.image(case))
+
+    def command(self, stage: str) -> str:
+        """What a user types to run one stage of this dataset."""
+        return f"nnUNetv2_clisc pseudo_label -d {self.files.dataset.name[7:10]} --stage {stage}"

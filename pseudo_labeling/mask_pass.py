@@ -1,0 +1,100 @@
+"""The last pass over a case: its CAM and ROI where they are not there yet, then SAM's masks into `labelsTr`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pseudo_labeling import models, weights
+from pseudo_labeling.cam_pass import CamPasses
+from pseudo_labeling.context import RunContext
+from pseudo_labeling.overlays import save_overlay
+from pseudo_labeling.prompts import Prompt
+from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.slices import Grid, write_mask
+from pseudo_labeling.workspace import key_of
+
+STAGE = "masks"
+
+
+class MaskPass:
+    """Pseudo-labels of the cases of a run (paper 2.2); no case needs another, so they may be shared among processes.
+
+    Args:
+        run: what all stages share.
+        passes: the trained classifier's CAMs and ROIs.
+        overlay_every: one overlay for this many cases.
+    """
+
+    def __init__(self, run: RunContext, passes: CamPasses, overlay_every: int) -> None:
+        self.run = run
+        self.passes = passes
+        self.overlay_every = overlay_every
+        self._segmenter: SamSegmenter | None = None
+
+    def record(self, case: str) -> dict[str, Any] | None:
+        """The record of a finished case, None when it must be (re)done."""
+        roi = self.passes.roi_record(self.passes.final, case)
+        return None if roi is None else self.run.files.record(STAGE, case, self._key(case, roi))
+
+    def prepare(self) -> None:
+        """Load SAM, so that a broken weight file is no failure of a case."""
+        model = models.load_sam(self.run.specs.sam, self.run.device).model
+        self._segmenter = SamSegmenter(model, self.run.settings.sam, self.run.device)
+
+    def make(self, case: str) -> Callable[[], object]:
+        """Map, prompt and segment one case.
+
+        Returns:
+            What writes the label and, last, its record; it may run while the next case is made.
+        """
+        files, final = self.run.files, self.passes.final
+        files.forget_finished_run()
+        scan, slices = self.run.read(case)
+        key = self._key(case, self.passes.map_case(final, case, scan, slices))
+        roi = self.passes.roi(final, case)
+        if self._segmenter is None:
+            raise RuntimeError("prepare() loads SAM before the first case")
+        mask, prompts = self._segmenter.segment(slices, roi, self.run.settings.prompts)
+        return partial(self._write, case, key, scan, slices, roi, prompts, mask)
+
+    def _write(
+        self,
+        case: str,
+        key: str,
+        scan: Grid,
+        slices: np.ndarray,
+        roi: np.ndarray,
+        prompts: list[Prompt | None],
+        mask: np.ndarray,
+    ) -> None:
+        files, final = self.run.files, self.passes.final
+        write_mask(scan, mask, files.label(case))
+        if self.run.cases.index(case) % self.overlay_every == 0:
+            picture = files.path("overlays", f"{case}.png")
+            cam = self.passes.cam(final, case)
+            save_overlay(picture, slices, cam=cam, roi=roi, prompts=prompts, mask=mask, title=case)
+        files.finish(
+            STAGE,
+            case,
+            key,
+            [files.label(case)],
+            prompted_slices=int(roi.any((1, 2)).sum()),
+            roi_voxels=int(roi.sum()),
+            mask_voxels=int(mask.sum()),
+            device=str(self.run.device),
+        )
+
+    def _key(self, case: str, roi: dict[str, Any]) -> str:
+        settings = self.run.settings
+        return key_of(
+            self.run.images[case],
+            next(iter(roi["files"].values())),
+            settings.window,
+            settings.prompts,
+            settings.sam,
+            weights.identify("sam", self.run.specs.sam).sha256,
+        )

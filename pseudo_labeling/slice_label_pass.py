@@ -1,0 +1,146 @@
+"""CLIP's slice probabilities of every case on disk, and from all of them the labels that train the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pseudo_labeling import weights
+from pseudo_labeling.context import RunContext
+from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.slice_labels import (
+    SliceLabels,
+    encode_prompts,
+    head_fraction,
+    labels_from_probability,
+    read_image_labels,
+    tumour_probability,
+)
+from pseudo_labeling.workspace import key_of, write_table
+
+STAGE = "slice_labels"
+
+
+class SliceLabelPass:
+    """Slice labels of the cases of a run (paper 2.1.1): probabilities case by case, labels from them at once.
+
+    Args:
+        run: what all stages share.
+    """
+
+    def __init__(self, run: RunContext) -> None:
+        self.run = run
+        self._text: torch.Tensor | None = None
+
+    def record(self, case: str) -> dict[str, Any] | None:
+        """The record of a finished case, None when it must be (re)done."""
+        return self.run.files.record(STAGE, case, self._key(case))
+
+    def prepare(self) -> None:
+        """Load what :meth:`make` needs, so that a broken weight file is no failure of a case."""
+        if self.run.image_labels is None:
+            self._text = encode_prompts(self.run.clip, self.run.settings.slice_labels, self.run.device)
+
+    def make(self, case: str) -> Callable[[], object]:
+        """Ask CLIP about every slice of a case.
+
+        Returns:
+            What writes the record; it may run while the next case is made.
+        """
+        run = self.run
+        scan, slices = run.read(case)
+        probability = np.zeros(len(slices), dtype=np.float32)
+        if self._text is not None:
+            probability = tumour_probability(slices, run.clip, self._text, run.device)
+        return partial(
+            run.files.finish,
+            STAGE,
+            case,
+            self._key(case),
+            file_slices=[scan.file_slice(z) for z in range(len(slices))],
+            probability=probability.tolist(),
+            head=head_fraction(slices).tolist(),
+            slice_mm=scan.slice_mm,
+        )
+
+    def labels(self) -> dict[str, SliceLabels]:
+        """The labels of all cases, from their records; also written as `slice_labels.csv` by :meth:`write_table`.
+
+        Raises:
+            PseudoLabelError: cases without a record, a mistake in the user's table, or only one class in all slices.
+        """
+        records = {case: self.record(case) for case in self.run.cases}
+        missing = [case for case, record in records.items() if record is None]
+        if missing:
+            raise PseudoLabelError(
+                f"{self.run.files.root / STAGE}: slice labels of {len(missing)} of {len(records)} cases are missing or "
+                f"made with other settings ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}); run "
+                f"`{self.run.command(STAGE)}` with the same settings first"
+            )
+        found: dict[str, dict[str, Any]] = {case: record for case, record in records.items() if record is not None}
+        self._file_slices = {case: record["file_slices"] for case, record in found.items()}
+        if self.run.image_labels is not None:
+            labels = self._labels_of_user(self.run.image_labels, found)
+        else:
+            settings = self.run.settings.slice_labels
+            labels = {
+                case: labels_from_probability(np.array(r["probability"]), np.array(r["head"]), settings, r["slice_mm"])
+                for case, r in found.items()
+            }
+        self._check_both_classes(labels)
+        return labels
+
+    def write_table(self, labels: dict[str, SliceLabels]) -> None:
+        """Write `slice_labels.csv`, in the files' slice order."""
+        rows = []
+        for case, found in labels.items():
+            for z in np.argsort(self._file_slices[case]):
+                rows.append(
+                    {
+                        "case": case,
+                        "slice": self._file_slices[case][z],
+                        "label": int(found.label[z]),
+                        "probability": f"{found.probability[z]:.4f}",
+                        "confident": int(found.confident[z]),
+                    }
+                )
+        path = self.run.files.path("", "slice_labels.csv")
+        write_table(path, ["case", "slice", "label", "probability", "confident"], rows)
+
+    def _key(self, case: str) -> str:
+        settings = self.run.settings.slice_labels
+        # the user's table is read when all cases are there; what is on disk for a case does not depend on it
+        source: Any = "image_labels"
+        if self.run.image_labels is None:
+            clip = weights.identify("clip", self.run.specs.clip).sha256
+            source = [settings.normal_prompt, settings.tumour_prompt, clip]
+        return key_of(self.run.images[case], source, self.run.settings.window, "slice_mm")
+
+    def _labels_of_user(self, path: Path, records: dict[str, dict[str, Any]]) -> dict[str, SliceLabels]:
+        given = read_image_labels(path, {case: len(r["head"]) for case, r in records.items()})
+        labels = {}
+        for case, record in records.items():
+            label = given[case][record["file_slices"]]
+            labels[case] = SliceLabels(label.astype(np.float32), label, np.ones(len(label), dtype=bool))
+        return labels
+
+    def _check_both_classes(self, labels: dict[str, SliceLabels]) -> None:
+        found = np.concatenate([each.label for each in labels.values()])
+        if 0 < found.sum() < len(found):
+            return
+        which = "normal" if not found.any() else "tumour"
+        settings = self.run.settings.slice_labels
+        source = (
+            f"the prompts were normal = '{settings.normal_prompt}', tumour = '{settings.tumour_prompt}'; "
+            "try others with --set slice_labels.tumour_prompt=..., or give --image-labels"
+            if self.run.image_labels is None
+            else f"{self.run.image_labels}: label some slices of the other class"
+        )
+        raise PseudoLabelError(
+            f"{self.run.files.images_dir}: every slice is labelled {which}, nothing to learn from; {source}"
+        )
