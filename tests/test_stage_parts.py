@@ -169,7 +169,7 @@ def test_finish_finds_a_label_that_was_changed_behind_our_back(reference: Path, 
     dataset = nnunet / "nnUNet_raw" / reference.name
     shutil.copytree(reference, dataset)
     label = dataset / "labelsTr" / "p03.nii.gz"
-    label.write_bytes(label.read_bytes()[:-1] + b"\0")
+    label.write_bytes(label.read_bytes() + b"\0")
     error = refused("finish")
     assert "1 of 5" in error
     assert "p03" in error
