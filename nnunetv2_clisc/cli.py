@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_stages(commands)
     _add_sam_prompted(commands)
+    _add_baseline(commands)
     _add_weights(commands)
     _add_export(commands)
 
@@ -302,6 +303,43 @@ def _sam_prompted(args: argparse.Namespace) -> int:
         device=args.device,
     )
     print(f"{len(written)} masks in {args.output}")
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- baselines
+
+
+def _add_baseline(commands: argparse._SubParsersAction) -> None:
+    baseline = commands.add_parser("baseline", help="what users would pick instead, as predictions of any scans")
+    methods = baseline.add_subparsers(dest="method", required=True, metavar="METHOD")
+    pseudo = methods.add_parser("pseudo_label", help="CLIP, stored classifier, CAM, SAM of new cases; trains nothing")
+    pseudo.add_argument("--prompts", choices=("box", "points", "both"), help="(default: the dataset's)")
+    pseudo.set_defaults(run=_baseline_pseudo_label)
+    cam = methods.add_parser("cam", help="the CAM's ROI as a segmentation of new cases")
+    cam.add_argument("--which", choices=("raw", "amda"), default="amda", help="classifier (default: amda)")
+    cam.set_defaults(run=_baseline_cam)
+    for method in (pseudo, cam):
+        method.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID", help="pseudo-labelled dataset")
+    for method in (pseudo, cam):
+        method.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    for method in (pseudo, cam):
+        method.add_argument("--images", type=Path, required=True, metavar="DIR", help="scans, e.g. imagesTs")
+        method.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+
+
+def _baseline_pseudo_label(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.first_pass_baseline import pseudo_label_baseline
+
+    masks = pseudo_label_baseline(args.dataset_id, args.images, args.output, prompts=args.prompts, device=args.device)
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _baseline_cam(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.first_pass_baseline import cam_baseline
+
+    masks = cam_baseline(args.dataset_id, args.images, args.output, which=args.which, device=args.device)
+    print(f"{len(masks)} masks in {args.output}")
     return 0
 
 
