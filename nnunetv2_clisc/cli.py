@@ -320,11 +320,60 @@ def _add_baseline(commands: argparse._SubParsersAction) -> None:
     cam.set_defaults(run=_baseline_cam)
     for method in (pseudo, cam):
         method.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID", help="pseudo-labelled dataset")
-    for method in (pseudo, cam):
+    classical = methods.add_parser("classical", help="head mask, multi-Otsu, largest component; no network")
+    classical.add_argument("--classes", type=_classes, default=4, metavar="N", help="of multi-Otsu (default: 4)")
+    classical.set_defaults(run=_baseline_classical)
+    salip = methods.add_parser(
+        "salip", help="SAM segments everything, CLIP retrieves the lesion, SAM again from its box"
+    )
+    salip.add_argument("--weights", metavar="embedded|paper|FILE", help="as of pseudo_label; FILE = a SAM")
+    salip.add_argument("--clip-weights", metavar="embedded|paper|FILE", help="CLIP's alone")
+    salip.add_argument("--sam-weights", metavar="embedded|paper|FILE", help="SAM's alone")
+    salip.add_argument(
+        "--points-per-side", type=_points, default=16, metavar="N", help="grid of prompts on a slice (default: 16)"
+    )
+    salip.set_defaults(run=_baseline_salip)
+    for method in (pseudo, cam, salip):
         method.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
-    for method in (pseudo, cam):
+    for method in (pseudo, cam, classical, salip):
         method.add_argument("--images", type=Path, required=True, metavar="DIR", help="scans, e.g. imagesTs")
         method.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+
+
+def _classes(text: str) -> int:
+    if text not in ("2", "3", "4", "5"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of classes; give 2 to 5")
+    return int(text)
+
+
+def _points(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 128:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of points; give 1 to 128")
+    return int(text)
+
+
+def _baseline_classical(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.baselines import classical_baseline
+
+    masks = classical_baseline(args.images, args.output, classes=args.classes)
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _baseline_salip(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.baselines import salip_baseline
+
+    masks = salip_baseline(
+        args.images,
+        args.output,
+        weights=args.weights,
+        clip_weights=args.clip_weights,
+        sam_weights=args.sam_weights,
+        points_per_side=args.points_per_side,
+        device=args.device,
+    )
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
 
 
 def _baseline_pseudo_label(args: argparse.Namespace) -> int:
