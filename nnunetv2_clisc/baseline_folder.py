@@ -17,8 +17,8 @@ from pseudo_labeling.slices import Scan, read_scan, write_mask
 from pseudo_labeling.workspace import ENDING, Workspace, key_of, read_json, write_json
 
 PACKAGES = ("nnunetv2-clisc", "torch", "numpy", "scipy", "scikit-image", "segment-anything", "open_clip_torch")
-Segment = Callable[[Scan], np.ndarray]
-"""A scan to its mask, `(z, y, x)` bool axial slices from foot to head."""
+Segment = Callable[[str, Scan], np.ndarray]
+"""A case's name and scan to its mask, `(z, y, x)` bool axial slices from foot to head."""
 
 
 class BaselineFolder:
@@ -65,7 +65,7 @@ class BaselineFolder:
             record = self.files.record("cases", case, key)
             if record is None:
                 scan = read_scan(path)
-                mask = segment(scan)
+                mask = segment(case, scan)
                 write_mask(scan, mask, target)
                 record = self.files.finish("cases", case, key, [target], voxels=int(mask.sum()))
             masks.append(target)

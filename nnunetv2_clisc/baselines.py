@@ -34,7 +34,7 @@ def classical_baseline(images: Path, output: Path, *, classes: int = CLASSES) ->
         ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
     """
 
-    def segment(scan: Scan) -> np.ndarray:
+    def segment(case: str, scan: Scan) -> np.ndarray:
         x_mm, y_mm, _ = scan.reoriented.GetSpacing()
         return classical_mask(window_volume(scan.volume), (y_mm, x_mm), classes)
 
@@ -81,7 +81,7 @@ def salip_baseline(
         one_mask=_learned_one_mask(specs.sam),
     )
 
-    def segment(scan: Scan) -> np.ndarray:
+    def segment(case: str, scan: Scan) -> np.ndarray:
         return salip.segment(window_volume(scan.volume), scan.slice_mm)
 
     facts: dict[str, Any] = {

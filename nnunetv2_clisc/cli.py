@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_stages(commands)
     _add_sam_prompted(commands)
     _add_baseline(commands)
+    _add_ablate(commands)
     _add_weights(commands)
     _add_export(commands)
 
@@ -330,7 +331,7 @@ def _add_baseline(commands: argparse._SubParsersAction) -> None:
     salip.add_argument("--clip-weights", metavar="embedded|paper|FILE", help="CLIP's alone")
     salip.add_argument("--sam-weights", metavar="embedded|paper|FILE", help="SAM's alone")
     salip.add_argument(
-        "--points-per-side", type=_points, default=16, metavar="N", help="grid of prompts on a slice (default: 16)"
+        "--points-per-side", type=_up_to_128, default=16, metavar="N", help="grid of prompts on a slice (default: 16)"
     )
     salip.set_defaults(run=_baseline_salip)
     for method in (pseudo, cam, salip):
@@ -346,9 +347,9 @@ def _classes(text: str) -> int:
     return int(text)
 
 
-def _points(text: str) -> int:
+def _up_to_128(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 128:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of points; give 1 to 128")
+        raise argparse.ArgumentTypeError(f"'{text}': give a whole number from 1 to 128")
     return int(text)
 
 
@@ -389,6 +390,46 @@ def _baseline_cam(args: argparse.Namespace) -> int:
 
     masks = cam_baseline(args.dataset_id, args.images, args.output, which=args.which, device=args.device)
     print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _add_ablate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("ablate", help="Table 2 and Fig. 3 of the paper on a dataset of yours; resumes")
+    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    parser.add_argument(
+        "--only", action="extend", nargs="+", default=[], metavar="NAME", help="table2, alpha, beta, or a run's name"
+    )
+    parser.add_argument("-tr", "--trainer", default="CLISCTrainer", help="(default: CLISCTrainer)")
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="(default: nnUNetPlans)")
+    parser.add_argument("-f", "--fold", type=int, default=0)
+    parser.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--seeds", type=_up_to_128, default=1, metavar="N", help="repeat every training (default: 1)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="scans to score on (default: imagesTs)")
+    parser.add_argument(
+        "--gt", type=Path, metavar="DIR", help="their masks, and perhaps the training cases' (default: labelsTs)"
+    )
+    parser.set_defaults(run=_ablate)
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.ablation import ablate
+
+    print(
+        ablate(
+            args.dataset_id,
+            args.output,
+            only=args.only,
+            trainer=args.trainer,
+            plans=args.plans,
+            fold=args.fold,
+            device=args.device,
+            seeds=args.seeds,
+            images=args.images,
+            gt=args.gt,
+        )
+    )
+    print(f"tables, curves and predictions: {args.output}")
     return 0
 
 

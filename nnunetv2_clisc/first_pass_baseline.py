@@ -36,7 +36,7 @@ def cam_baseline(
     first_pass = FirstPass(Workspace(raw_dataset(dataset_id)), usable_device(device))
     folder = BaselineFolder(f"cam {which}", images, output)
 
-    def segment(scan: Scan) -> np.ndarray:
+    def segment(case: str, scan: Scan) -> np.ndarray:
         return case_roi(first_pass, which, scan)
 
     return folder.run(segment, first_pass.facts(which, sam=False))
@@ -73,7 +73,7 @@ def pseudo_label_baseline(
         first_pass.settings = replace(first_pass.settings, prompts=prompting)
     folder = BaselineFolder("pseudo_label", images, output)
 
-    def segment(scan: Scan) -> np.ndarray:
+    def segment(case: str, scan: Scan) -> np.ndarray:
         slices = window_volume(scan.volume, first_pass.settings.window)
         return first_pass.mask(slices, case_roi(first_pass, first_pass.final, scan))
 

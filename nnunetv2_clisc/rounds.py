@@ -132,9 +132,7 @@ class SelfTraining(nnUNetTrainer):
         """Decide on rank 0 whether to begin, resume or leave a finished fold alone; all ranks read the decision."""
         self._check()
         if self.local_rank == 0:
-            origin = origin_of(
-                self.plans_manager.plans, self.dataset_json, self.do_split(), self.num_epochs, self.rounds, self.use_s3f
-            )
+            origin = self.origin()
             state = self.folder.read_state()
             if state is None or not self._resumable(state, origin):
                 self.folder.clear()
@@ -145,6 +143,12 @@ class SelfTraining(nnUNetTrainer):
         if state.finished and not self.was_initialized:
             self.load_checkpoint(str(self.folder.final(self.rounds)))
         return state
+
+    def origin(self) -> str:
+        """A digest of what this training depends on; a fold begun with another one is not continued."""
+        return origin_of(
+            self.plans_manager.plans, self.dataset_json, self.do_split(), self.num_epochs, self.rounds, self.use_s3f
+        )
 
     def _resumable(self, state: State, origin: str) -> bool:
         """Whether to go on from `state`: always when unfinished, only with `--c` when finished."""
