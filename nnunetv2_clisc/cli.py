@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_stages(commands)
     _add_sam_prompted(commands)
+    _add_baseline(commands)
+    _add_ablate(commands)
     _add_weights(commands)
     _add_export(commands)
 
@@ -398,6 +400,132 @@ def _sam_prompted(args: argparse.Namespace) -> int:
         device=args.device,
     )
     print(f"{len(written)} masks in {args.output}")
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- baselines
+
+
+def _add_baseline(commands: argparse._SubParsersAction) -> None:
+    baseline = commands.add_parser("baseline", help="what users would pick instead, as predictions of any scans")
+    methods = baseline.add_subparsers(dest="method", required=True, metavar="METHOD")
+    pseudo = methods.add_parser("pseudo_label", help="CLIP, stored classifier, CAM, SAM of new cases; trains nothing")
+    pseudo.add_argument("--prompts", choices=("box", "points", "both"), help="(default: the dataset's)")
+    pseudo.set_defaults(run=_baseline_pseudo_label)
+    cam = methods.add_parser("cam", help="the CAM's ROI as a segmentation of new cases")
+    cam.add_argument("--which", choices=("raw", "amda"), default="amda", help="classifier (default: amda)")
+    cam.set_defaults(run=_baseline_cam)
+    for method in (pseudo, cam):
+        method.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID", help="pseudo-labelled dataset")
+    classical = methods.add_parser("classical", help="head mask, multi-Otsu, largest component; no network")
+    classical.add_argument("--classes", type=_classes, default=4, metavar="N", help="of multi-Otsu (default: 4)")
+    classical.set_defaults(run=_baseline_classical)
+    salip = methods.add_parser(
+        "salip", help="SAM segments everything, CLIP retrieves the lesion, SAM again from its box"
+    )
+    salip.add_argument("--weights", metavar="embedded|paper|FILE", help="as of pseudo_label; FILE = a SAM")
+    salip.add_argument("--clip-weights", metavar="embedded|paper|FILE", help="CLIP's alone")
+    salip.add_argument("--sam-weights", metavar="embedded|paper|FILE", help="SAM's alone")
+    salip.add_argument(
+        "--points-per-side", type=_up_to_128, default=16, metavar="N", help="grid of prompts on a slice (default: 16)"
+    )
+    salip.set_defaults(run=_baseline_salip)
+    for method in (pseudo, cam, salip):
+        method.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    for method in (pseudo, cam, classical, salip):
+        method.add_argument("--images", type=Path, required=True, metavar="DIR", help="scans, e.g. imagesTs")
+        method.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+
+
+def _classes(text: str) -> int:
+    if text not in ("2", "3", "4", "5"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of classes; give 2 to 5")
+    return int(text)
+
+
+def _up_to_128(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 128:
+        raise argparse.ArgumentTypeError(f"'{text}': give a whole number from 1 to 128")
+    return int(text)
+
+
+def _baseline_classical(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.baselines import classical_baseline
+
+    masks = classical_baseline(args.images, args.output, classes=args.classes)
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _baseline_salip(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.baselines import salip_baseline
+
+    masks = salip_baseline(
+        args.images,
+        args.output,
+        weights=args.weights,
+        clip_weights=args.clip_weights,
+        sam_weights=args.sam_weights,
+        points_per_side=args.points_per_side,
+        device=args.device,
+    )
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _baseline_pseudo_label(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.first_pass_baseline import pseudo_label_baseline
+
+    masks = pseudo_label_baseline(args.dataset_id, args.images, args.output, prompts=args.prompts, device=args.device)
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _baseline_cam(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.first_pass_baseline import cam_baseline
+
+    masks = cam_baseline(args.dataset_id, args.images, args.output, which=args.which, device=args.device)
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _add_ablate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("ablate", help="Table 2 and Fig. 3 of the paper on a dataset of yours; resumes")
+    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    parser.add_argument(
+        "--only", action="extend", nargs="+", default=[], metavar="NAME", help="table2, alpha, beta, or a run's name"
+    )
+    parser.add_argument("-tr", "--trainer", default="CLISCTrainer", help="(default: CLISCTrainer)")
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="(default: nnUNetPlans)")
+    parser.add_argument("-f", "--fold", type=int, default=0)
+    parser.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--seeds", type=_up_to_128, default=1, metavar="N", help="repeat every training (default: 1)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="scans to score on (default: imagesTs)")
+    parser.add_argument(
+        "--gt", type=Path, metavar="DIR", help="their masks, and perhaps the training cases' (default: labelsTs)"
+    )
+    parser.set_defaults(run=_ablate)
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.ablation import ablate
+
+    print(
+        ablate(
+            args.dataset_id,
+            args.output,
+            only=args.only,
+            trainer=args.trainer,
+            plans=args.plans,
+            fold=args.fold,
+            device=args.device,
+            seeds=args.seeds,
+            images=args.images,
+            gt=args.gt,
+        )
+    )
+    print(f"tables, curves and predictions: {args.output}")
     return 0
 
 

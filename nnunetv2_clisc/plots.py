@@ -32,9 +32,7 @@ def plots(comparison: Comparison) -> dict[str, bytes]:
             "dsc_by_volume": dsc_by_volume(comparison),
             "bland_altman": bland_altman(comparison),
         }
-        return {
-            f"{name}.{kind}": _rendered(figure, kind) for name, figure in figures.items() for kind in ("png", "svg")
-        }
+        return {f"{name}.{kind}": rendered(figure, kind) for name, figure in figures.items() for kind in ("png", "svg")}
 
 
 def box_plots(comparison: Comparison) -> Figure:
@@ -157,7 +155,8 @@ def _short(name: str, most: int = 28) -> str:
     return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
-def _rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a `png` or `svg` file, the same for the same figure."""
     FigureCanvasAgg(figure)
     file = io.BytesIO()
     # no date, so that a rerun leaves the same file

@@ -118,7 +118,7 @@ class SelfTraining(nnUNetTrainer):
             raise ClisError(
                 f"{self.folder.path}: round 1 is not finished; run nnUNetv2_train with {STOP_VARIABLE}=1 first"
             )
-        if state.origin != self._origin():
+        if state.origin != self.origin():
             raise ClisError(f"{self.folder.path}: plans, dataset or split changed since round 1; train again first")
         if state.stage != "s3f":
             return []
@@ -168,7 +168,7 @@ class SelfTraining(nnUNetTrainer):
         """Decide on rank 0 whether to begin, resume or leave a finished fold alone; all ranks read the decision."""
         self._check()
         if self.local_rank == 0:
-            origin = self._origin()
+            origin = self.origin()
             state = self.folder.read_state()
             if state is None or not self._resumable(state, origin):
                 self.folder.clear()
@@ -180,8 +180,8 @@ class SelfTraining(nnUNetTrainer):
             self.load_checkpoint(str(self.folder.final(self.rounds)))
         return state
 
-    def _origin(self) -> str:
-        """What this fold's rounds depend on."""
+    def origin(self) -> str:
+        """A digest of what this training depends on; a fold begun with another one is not continued."""
         return origin_of(
             self.plans_manager.plans, self.dataset_json, self.do_split(), self.num_epochs, self.rounds, self.use_s3f
         )

@@ -1,0 +1,134 @@
+"""The runs before the network: label variants in datasets of their own, and their CAMs and SAM masks of given scans."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2_clisc.baseline_folder import BaselineFolder
+from nnunetv2_clisc.errors import ClisError
+from pseudo_labeling.first_pass import FirstPass, Which
+from pseudo_labeling.pipeline import PseudoLabeling, WeightSpecs
+from pseudo_labeling.slices import Scan, window_volume
+from pseudo_labeling.workspace import ENDING, Workspace, read_json, write_json
+
+SEED_STEP = 1000  # far apart: a training's own seeds lie close together
+
+
+class LabelRuns:
+    """Pseudo-labels with another α or seed, and the first pass of each on the scans to be scored.
+
+    Every stage that a change does not touch is copied from the user's dataset, which is only read: with another α the
+    slice labels, the first classifier and its CAMs; with another seed the slice labels.
+
+    Args:
+        dataset: the user's raw dataset, labelled to the end.
+        images: scans to predict.
+        output: the ablation's folder.
+        device: where to compute.
+    """
+
+    def __init__(self, dataset: Path, images: Path, output: Path, device: str) -> None:
+        self.dataset, self.images, self.output, self.device = dataset, images, output, device
+        self.first = FirstPass(Workspace(dataset), device)
+        self.settings = self.first.settings
+        self._slice_labels: dict[tuple[int, ...], np.ndarray] = {}
+
+    def labelled(self, alpha: float, seed: int) -> Path:
+        """The raw dataset labelled with this α (above 0) and repetition; made if it is not there yet."""
+        if seed == 0 and alpha == self.settings.amda.alpha:
+            return self.dataset
+        target = self.output / "labels" / f"alpha_{alpha:g}_seed_{seed}" / self.dataset.name
+        settings = self.settings.merged({"amda": {"alpha": alpha}, "seed": self.settings.seed + SEED_STEP * seed})
+        if not target.exists():
+            source = self.dataset
+            if seed > 0 and alpha != self.settings.amda.alpha and self.settings.amda.alpha > 0:
+                source = self.labelled(self.settings.amda.alpha, seed)  # with the raw classifier of this seed
+            _derive(source, target)
+        entry = read_json(self.dataset / "dataset.json")["clisc"]
+        imagenet = "ImageNet" in entry["classifier"]["initial_weights"]
+        specs = WeightSpecs(
+            entry["weights"]["clip"]["spec"], entry["weights"]["sam"]["spec"], "paper" if imagenet else "none"
+        )
+        if read_json(target / "dataset.json").get("clisc", {}).get("settings") != _plain(settings.to_dict()):
+            given = self.dataset / "clisc" / "slice_labels.csv" if entry["image_labels"] is not None else None
+            PseudoLabeling(target, settings, specs, device=self.device, image_labels=given, overlay_every=10**6).run()
+        return target
+
+    def roi(self, alpha: float, seed: int) -> Path:
+        """Folder with the CAM's ROI of every scan."""
+        first, which = self._first_pass(alpha, seed), self._which(alpha)
+
+        def segment(case: str, scan: Scan) -> np.ndarray:
+            slices = window_volume(scan.volume, first.settings.window)
+            return first.roi(which, slices, self._label(slices, scan))
+
+        folder = self._folder(f"roi_alpha_{alpha:g}", seed)
+        BaselineFolder(f"cam {which}", self.images, folder).run(segment, first.facts(which, sam=False))
+        return folder
+
+    def mask(self, alpha: float, kind: Literal["box", "points", "both"] | None, seed: int) -> Path:
+        """Folder with SAM's mask of every scan, prompted from :meth:`roi`."""
+        kind = kind or self.settings.prompts.kind
+        rois = self.roi(alpha, seed)
+        first = self._first_pass(alpha, seed)
+        first.settings = replace(first.settings, prompts=replace(first.settings.prompts, kind=kind))
+        folder = BaselineFolder("pseudo_label", self.images, self._folder(f"sam_{kind}_alpha_{alpha:g}", seed))
+        facts = first.facts(self._which(alpha), sam=True)
+
+        def segment(case: str, scan: Scan) -> np.ndarray:
+            roi = scan.stack_from_image(sitk.ReadImage(str(rois / f"{case}{ENDING}")))
+            return first.mask(window_volume(scan.volume, first.settings.window), roi)
+
+        folder.run(segment, facts)
+        return folder.output
+
+    # ---- helpers
+
+    @staticmethod
+    def _which(alpha: float) -> Which:
+        return "amda" if alpha > 0 else "raw"
+
+    def _first_pass(self, alpha: float, seed: int) -> FirstPass:
+        """The raw classifier is the same for every α."""
+        own = self.settings.amda.alpha
+        if alpha == 0 and own == 0 and seed > 0:
+            raise ClisError("--seeds: the dataset has amda.alpha = 0; label it with AMDA to repeat its classifiers")
+        files = Workspace(self.labelled(alpha or own, seed)) if (alpha or own) > 0 else Workspace(self.dataset)
+        return FirstPass(files, self.device, self.first.networks)
+
+    def _label(self, slices: np.ndarray, scan: Scan) -> np.ndarray:
+        """CLIP's labels of one case; the same for every α and seed, so asked for once."""
+        key = (hash(slices.tobytes()), *slices.shape)
+        if key not in self._slice_labels:
+            self._slice_labels[key] = self.first.labels(slices, scan.slice_mm).label
+        return self._slice_labels[key]
+
+    def _folder(self, name: str, seed: int) -> Path:
+        return self.output / "predictions" / name / f"seed_{seed}"
+
+
+def _derive(source: Path, target: Path) -> None:
+    """A raw dataset of its own with linked scans and a copy of what was labelled so far, whole or not at all."""
+    draft = target.with_name(f"draft_{target.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / "imagesTr").mkdir(parents=True)
+    for scan in (source / "imagesTr").iterdir():
+        (draft / "imagesTr" / scan.name).symlink_to(scan.resolve())
+    shutil.copytree(source / "labelsTr", draft / "labelsTr")
+    shutil.copytree(source / "clisc", draft / "clisc", ignore=shutil.ignore_patterns("overlays"))
+    content = read_json(source / "dataset.json")
+    del content["clisc"]
+    write_json(draft / "dataset.json", content)
+    draft.rename(target)
+
+
+def _plain(content: object) -> object:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(content))

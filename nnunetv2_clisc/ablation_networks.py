@@ -1,0 +1,259 @@
+"""The runs with a network: one full training a seed; variants of S3F branch off its round 1 and train round 2 only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from nnunetv2_clisc.ablation_labels import SEED_STEP
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.fold import FoldFolder, State
+from nnunetv2_clisc.rounds import SelfTraining
+from nnunetv2_clisc.s3f import Agreement, Decision, decide, keep_all, load_agreement, write_results
+from pseudo_labeling.downloads import sha256_of
+from pseudo_labeling.workspace import ENDING, key_of, read_json, write_json
+
+CONFIGURATION = "3d_fullres"
+BETWEEN = "round_1/checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished fold: its `nnUNet_results` and its folder."""
+
+    results: Path
+    fold: FoldFolder
+
+
+class NetworkRuns:
+    """Train, branch and predict through nnU-Net's own commands, with results in the ablation's folder.
+
+    Args:
+        dataset: the user's raw dataset.
+        cases: scans to predict by case, `.nii.gz`.
+        output: the ablation's folder.
+        trainer: name of a trainer with two rounds and S3F.
+        plans: name of the plans.
+        fold: of the split.
+        device: for nnU-Net.
+
+    Raises:
+        ClisError: nnU-Net's folders are not set, or the trainer has no self-training.
+    """
+
+    def __init__(
+        self, dataset: Path, cases: dict[str, Path], output: Path, *, trainer: str, plans: str, fold: int, device: str
+    ) -> None:
+        for name in ("nnUNet_preprocessed", "nnUNet_results"):
+            if not os.environ.get(name):
+                raise ClisError(f"{name}: the environment variable is not set; point it at nnU-Net's folder")
+        self.dataset, self.output = dataset, output
+        self.trainer, self.plans, self.fold, self.device = trainer, plans, fold, device
+        self.preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset.name)
+        for needed in (f"{plans}.json", "dataset.json", f"{plans}_{CONFIGURATION}"):
+            if not (self.preprocessed / needed).exists():
+                raise ClisError(
+                    f"{self.preprocessed / needed}: not there; run nnUNetv2_plan_and_preprocess (-p names plans)"
+                )
+        self.images = _linked(cases, output / "images")
+        self._full: dict[int, Trained] = {}
+
+    # ---- trainings
+
+    def full(self, seed: int) -> Trained:
+        """The whole method: round 1, S3F, round 2; the user's own finished fold where it is of the same data."""
+        if seed not in self._full:
+            self._full[seed] = self._finished(seed)
+        return self._full[seed]
+
+    def _finished(self, seed: int) -> Trained:
+        origin = self._origin(seed)
+        if seed == 0:
+            mine = self._trained(Path(os.environ["nnUNet_results"]))
+            state = mine.fold.read_state()
+            if state == State("done", origin) and mine.fold.final(1).is_file() and mine.fold.final(2).is_file():
+                return mine
+        trained = self._trained(self.output / "networks" / f"seed_{seed}" / "full")
+        if trained.fold.read_state() != State("done", origin):
+            self._train(trained, seed)
+        return trained
+
+    def decisions(self, full: Trained, beta: float | None) -> list[Decision]:
+        """What S3F keeps at another β, from the similarities of the shared round 1; without a β every case."""
+        agreements = self._agreements(full)
+        return keep_all(agreements) if beta is None else decide(agreements, beta)[1]
+
+    def round_2(self, full: Trained, beta: float | None, seed: int) -> Trained:
+        """A training that shares round 1 and its predictions with `full`, and goes on with the cases that β keeps.
+
+        Where β keeps the same cases as the full run or another variant, it is that training.
+        """
+        decisions = self.decisions(full, beta)
+        kept = [decision.agreement.case for decision in decisions if decision.kept]
+        if kept == read_json(full.fold.s3f / "summary.json")["kept"]:
+            return full
+        name = f"round_2_of_{len(kept)}_{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]}"
+        trained = self._trained(self.output / "networks" / f"seed_{seed}" / name)
+        shared = key_of(sha256_of(full.fold.final(1)), kept)
+        marker = trained.results / "branch.json"
+        if not marker.is_file() or read_json(marker)["key"] != shared:
+            shutil.rmtree(trained.results, ignore_errors=True)
+            branch(full.fold, trained.fold, decisions, {"beta": beta, "s3f": beta is not None})
+            write_json(marker, {"key": shared, "round_1": str(full.fold.path), "kept": kept})
+        state = trained.fold.read_state()
+        if state is None or not state.finished:
+            self._train(trained, seed, "--c")
+        return trained
+
+    def pseudo_labels(self) -> dict[str, Path]:
+        """Labels of round 1 by training case of the fold."""
+        train = read_json(self.preprocessed / "splits_final.json")[self.fold]["train"]
+        return {case: self.dataset / "labelsTr" / f"{case}{ENDING}" for case in train}
+
+    # ---- predictions
+
+    def predict(self, trained: Trained, name: str, seed: int, *, after_round_1: bool = False) -> Path:
+        """Predict the scans with a finished fold, once for each checkpoint."""
+        checkpoint = BETWEEN if after_round_1 else "checkpoint_final.pth"
+        folder = self.output / "predictions" / name / f"seed_{seed}"
+        scans = sorted(self.images.iterdir())
+        key = key_of(sha256_of(trained.fold.path / checkpoint), {p.name: sha256_of(p) for p in scans})
+        marker = folder / "clisc.json"
+        if marker.is_file() and read_json(marker)["key"] == key:
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        command = ["nnUNetv2_predict", "-i", str(self.images), "-o", str(folder), "-d", self.dataset.name]
+        command += ["-c", CONFIGURATION, "-f", str(self.fold), "-tr", self.trainer, "-p", self.plans]
+        command += ["-chk", checkpoint, "-device", self.device, "-npp", "1", "-nps", "1"]
+        self._run(command, trained.results, seed)
+        write_json(marker, {"key": key, "checkpoint": checkpoint, "fold": str(trained.fold.path)})
+        return folder
+
+    # ---- helpers
+
+    def _agreements(self, full: Trained) -> list[Agreement]:
+        cases = sorted(path.stem for path in full.fold.finished_cases.glob("*.json"))
+        found = [agreement for case in cases if (agreement := load_agreement(full.fold.finished_cases, case))]
+        if any(agreement.similarity is None for agreement in found) or not found:
+            raise ClisError(f"-tr {self.trainer}: leaves no similarities; name a trainer with S3F, e.g. CLISCTrainer")
+        return found
+
+    def _trained(self, results: Path) -> Trained:
+        model = results / self.dataset.name / f"{self.trainer}__{self.plans}__{CONFIGURATION}"
+        return Trained(results, FoldFolder(model / f"fold_{self.fold}", rounds=2))
+
+    def _train(self, trained: Trained, seed: int, *more: str) -> None:
+        command = ["nnUNetv2_train", self.dataset.name, CONFIGURATION, str(self.fold)]
+        command += ["-tr", self.trainer, "-p", self.plans, "-device", self.device, *more]
+        self._run(command, trained.results, seed)
+
+    def _run(self, command: Sequence[str], results: Path, seed: int) -> None:
+        """Run an installed command of nnU-Net with this seed's data; its output goes to standard error."""
+        print("$", *command, file=sys.stderr, flush=True)
+        program = Path(sys.executable).parent / command[0]
+        with self._environment(results, seed):
+            done = subprocess.run([str(program), *command[1:]], stdout=sys.stderr)
+        if done.returncode != 0:
+            raise ClisError(f"{command[0]}: ended with code {done.returncode}; its own message is above")
+
+    def _origin(self, seed: int) -> str:
+        """What a training with these data is begun with, as its trainer says."""
+        with tempfile.TemporaryDirectory() as folder, self._environment(Path(folder), seed):
+            try:
+                trainer = get_trainer_from_args(
+                    self.dataset.name, CONFIGURATION, self.fold, self.trainer, self.plans, False, torch.device("cpu")
+                )
+            except RuntimeError as error:
+                raise ClisError(f"-tr {self.trainer}: {' '.join(str(error).split())[:200]}") from error
+            if not isinstance(trainer, SelfTraining) or trainer.rounds != 2 or not trainer.use_s3f:
+                raise ClisError(
+                    f"-tr {self.trainer}: has not both rounds and S3F; name one that has, e.g. CLISCTrainer"
+                )
+            return trainer.origin()
+
+    @contextmanager
+    def _environment(self, results: Path, seed: int) -> Iterator[None]:
+        """nnU-Net's folders: results of the ablation's own, and data whose `dataset.json` names the seed."""
+        before = {name: os.environ[name] for name in ("nnUNet_preprocessed", "nnUNet_results")}
+        results.mkdir(parents=True, exist_ok=True)
+        os.environ["nnUNet_results"] = str(results)
+        if seed > 0:
+            os.environ["nnUNet_preprocessed"] = str(self._seeded(seed))
+        try:
+            yield
+        finally:
+            os.environ.update(before)
+
+    def _seeded(self, seed: int) -> Path:
+        """A folder for `nnUNet_preprocessed` that links the user's data and changes the seed alone."""
+        root = self.output / "networks" / f"seed_{seed}" / "preprocessed"
+        folder = root / self.dataset.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for entry in self.preprocessed.iterdir():
+            link = folder / entry.name
+            if entry.name != "dataset.json" and not link.exists():
+                link.unlink(missing_ok=True)
+                link.symlink_to(entry.resolve())
+        content = read_json(self.preprocessed / "dataset.json")
+        settings = content["clisc"].setdefault("settings", {})
+        settings["seed"] = settings.get("seed", 0) + SEED_STEP * seed
+        write_json(folder / "dataset.json", content)
+        return root
+
+
+def branch(source: FoldFolder, target: FoldFolder, decisions: Sequence[Decision], summary: dict[str, object]) -> None:
+    """Begin a fold where another one's S3F ended, with other cases kept; files are linked, `source` is only read.
+
+    Args:
+        source: a fold past S3F.
+        target: the fold to begin; what it held is removed.
+        decisions: of every training case.
+        summary: facts for `s3f/summary.json`.
+    """
+    state = source.read_state()
+    if state is None or state.stage not in ("round_2", "done"):
+        raise ClisError(f"{source.path}: has not been through S3F; finish this training first")
+    target.path.mkdir(parents=True, exist_ok=True)
+    target.clear()
+    target.final(1).parent.mkdir(parents=True)
+    _link(source.final(1), target.final(1))
+    for folder, copy in ((source.s3f, target.s3f), (source.training_files, target.training_files)):
+        shutil.copytree(folder, copy, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("dropped"))
+    write_results(target.s3f, decisions, summary)
+    target.write_state(State("round_2", state.origin))  # last: what is on disk is then complete
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _linked(cases: dict[str, Path], folder: Path) -> Path:
+    """The scans under nnU-Net's names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {f"{case}_0000{ENDING}": path for case, path in cases.items()}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    for name, path in wanted.items():
+        if not path.name.lower().endswith(ENDING):
+            raise ClisError(f"--images {path}: nnU-Net needs {ENDING} here; convert the scans first")
+        link = folder / name
+        if not link.is_symlink() or link.resolve() != path.resolve():
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.resolve())
+    return folder

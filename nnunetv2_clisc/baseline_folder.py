@@ -1,0 +1,87 @@
+"""A folder of predictions that one baseline makes of a folder of scans, case by case, resuming where it was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset_conversion.volumes import list_volumes, volume_extension
+from nnunetv2_clisc.errors import ClisError
+from pseudo_labeling.downloads import sha256_of
+from pseudo_labeling.slices import Scan, read_scan, write_mask
+from pseudo_labeling.workspace import ENDING, Workspace, key_of, read_json, write_json
+
+PACKAGES = ("nnunetv2-clisc", "torch", "numpy", "scipy", "scikit-image", "segment-anything", "open_clip_torch")
+Segment = Callable[[str, Scan], np.ndarray]
+"""A case's name and scan to its mask, `(z, y, x)` bool axial slices from foot to head."""
+
+
+class BaselineFolder:
+    """`OUT/CASE.nii.gz` in the scans' geometry, `OUT/baseline.json` when all are there, records in `OUT/clisc`.
+
+    Args:
+        name: of the baseline, told in messages.
+        images: folder of scans, `CASE.nii.gz` or `CASE_0000.nii.gz` (or another format that `convert folder` reads).
+        output: folder to write.
+
+    Raises:
+        ClisError: the output is the input, or holds masks of something else.
+        ConversionError: the scans cannot be listed.
+    """
+
+    def __init__(self, name: str, images: Path, output: Path) -> None:
+        self.name, self.output = name, output
+        self.scans = list_volumes(images)
+        if output.exists() and not output.is_dir():
+            raise ClisError(f"-o {output}: is a file; name a folder")
+        if output.resolve() == images.resolve():
+            raise ClisError(f"-o {output}: is the folder of --images; name another")
+        self.files = Workspace(output)
+        self._marker = self.files.root / "baseline.json"
+        self._check_ours()
+
+    def run(self, segment: Segment, facts: dict[str, Any]) -> list[Path]:
+        """Segment every case that is not yet done with the same scan and facts.
+
+        Args:
+            segment: the method.
+            facts: all that the masks depend on besides the scan; plain JSON types, written to `baseline.json`.
+
+        Returns:
+            The masks, one a case.
+        """
+        summary = self.output / "baseline.json"
+        write_json(self._marker, {"baseline": self.name})
+        summary.unlink(missing_ok=True)  # until the end, nothing says that the folder is complete
+        masks, empty = [], []
+        for case, path in tqdm(self.scans.items(), desc=self.name, unit="case"):
+            target = self.output / f"{case}{ENDING}"
+            key = key_of(sha256_of(path), facts)
+            record = self.files.record("cases", case, key)
+            if record is None:
+                scan = read_scan(path)
+                mask = segment(case, scan)
+                write_mask(scan, mask, target)
+                record = self.files.finish("cases", case, key, [target], voxels=int(mask.sum()))
+            masks.append(target)
+            if record["voxels"] == 0:
+                empty.append(case)
+        versions = {name: version(name) for name in PACKAGES}
+        write_json(summary, {"baseline": self.name, **facts, "cases": len(masks), "empty": empty, "versions": versions})
+        return masks
+
+    def _check_ours(self) -> None:
+        """Never write into a folder of masks, or of another baseline."""
+        if self._marker.is_file():
+            found = read_json(self._marker).get("baseline")
+            if found != self.name:
+                raise ClisError(f"-o {self.output}: holds masks of the baseline '{found}'; name another folder")
+        elif self.output.is_dir():
+            strangers = sorted(p.name for p in self.output.iterdir() if volume_extension(p) is not None)
+            if strangers:
+                raise ClisError(f"-o {self.output / strangers[0]}: not made by this command; name another folder")

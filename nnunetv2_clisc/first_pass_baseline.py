@@ -1,0 +1,86 @@
+"""The paper's rows before the network, on any scans: CAMs and SAM pseudo-labels of cases that trained nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nnunetv2_clisc.baseline_folder import BaselineFolder
+from nnunetv2_clisc.labelling import raw_dataset, usable_device
+from pseudo_labeling.first_pass import FirstPass, Which
+from pseudo_labeling.slices import Scan, window_volume
+from pseudo_labeling.workspace import Workspace
+
+
+def cam_baseline(
+    dataset_id: int, images: Path, output: Path, *, which: Which = "amda", device: str | None = None
+) -> list[Path]:
+    """The CAM as a segmentation: CLIP labels the slices, the stored classifier maps, the ROI is the mask.
+
+    Args:
+        dataset_id: of a dataset that `pseudo_label` has been through; its settings hold.
+        images: folder of scans.
+        output: folder that gets `CASE.nii.gz` in the scans' geometry.
+        which: the classifier before (`raw`) or after AMDA.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The masks, one a case.
+
+    Raises:
+        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+    """
+    first_pass = FirstPass(Workspace(raw_dataset(dataset_id)), usable_device(device))
+    folder = BaselineFolder(f"cam {which}", images, output)
+
+    def segment(case: str, scan: Scan) -> np.ndarray:
+        return case_roi(first_pass, which, scan)
+
+    return folder.run(segment, first_pass.facts(which, sam=False))
+
+
+def pseudo_label_baseline(
+    dataset_id: int,
+    images: Path,
+    output: Path,
+    *,
+    prompts: Literal["box", "points", "both"] | None = None,
+    device: str | None = None,
+) -> list[Path]:
+    """SAM pseudo-labels of new cases: the whole first pass with the stored classifier, nothing trained, no mask read.
+
+    For a training case this is exactly its pseudo-label in `labelsTr`.
+
+    Args:
+        dataset_id: of a dataset that `pseudo_label` has been through; its settings hold.
+        images: folder of scans.
+        output: folder that gets `CASE.nii.gz` in the scans' geometry.
+        prompts: kind of prompts, instead of the dataset's.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The masks, one a case.
+
+    Raises:
+        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+    """
+    first_pass = FirstPass(Workspace(raw_dataset(dataset_id)), usable_device(device))
+    if prompts is not None:
+        prompting = replace(first_pass.settings.prompts, kind=prompts)
+        first_pass.settings = replace(first_pass.settings, prompts=prompting)
+    folder = BaselineFolder("pseudo_label", images, output)
+
+    def segment(case: str, scan: Scan) -> np.ndarray:
+        slices = window_volume(scan.volume, first_pass.settings.window)
+        return first_pass.mask(slices, case_roi(first_pass, first_pass.final, scan))
+
+    return folder.run(segment, first_pass.facts(first_pass.final, sam=True))
+
+
+def case_roi(first_pass: FirstPass, which: Which, scan: Scan) -> np.ndarray:
+    """Scan to ROI, `(z, y, x)` bool."""
+    slices = window_volume(scan.volume, first_pass.settings.window)
+    return first_pass.roi(which, slices, first_pass.labels(slices, scan.slice_mm).label)

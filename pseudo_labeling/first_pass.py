@@ -1,0 +1,184 @@
+"""The first pass on cases that trained nothing: CLIP, the stored classifier, CAM, prompts, SAM (paper 2.1 and 2.2)."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from pseudo_labeling import models, weights
+from pseudo_labeling.cam import LayerCam, case_cam
+from pseudo_labeling.classifier import SliceClassifier, build_classifier, classifier_input, classifier_slices
+from pseudo_labeling.downloads import sha256_of
+from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.roi import roi_from_cam
+from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.settings import PromptSettings, Settings
+from pseudo_labeling.slice_labels import (
+    SliceLabels,
+    encode_prompts,
+    head_fraction,
+    labels_from_probability,
+    tumour_probability,
+)
+from pseudo_labeling.workspace import Workspace, read_json
+
+logger = logging.getLogger(__name__)
+
+Which = Literal["raw", "amda"]
+
+
+class Networks:
+    """CLIP and SAM, each loaded when first asked for, so that several classifiers can share them."""
+
+    def __init__(self, clip: str, sam: str, device: torch.device | str = "cpu") -> None:
+        """Args: clip, sam: `embedded`, `paper`, a known name or a file; device: where both go."""
+        self.device = torch.device(device)
+        self.clip_spec, self.sam_spec = clip, sam
+
+    @cached_property
+    def clip(self) -> models.ClipBundle:
+        return models.load_clip(self.clip_spec, self.device)
+
+    @cached_property
+    def sam(self) -> models.SamBundle:
+        return models.load_sam(self.sam_spec, self.device)
+
+
+class FirstPass:
+    """What a finished `pseudo_label` run has learned, applied to slices of other cases; nothing is trained.
+
+    The stages are the pipeline's own functions with the settings in `dataset.json`. Slice labels are always CLIP's,
+    also where the user gave labels of the training cases, since new cases have none.
+
+    Args:
+        files: the working folder of a dataset that `pseudo_label` has been through.
+        device: where to compute.
+        networks: CLIP and SAM to share with another first pass; by default those that made the labels.
+
+    Raises:
+        PseudoLabelError: the dataset was not labelled to the end.
+    """
+
+    def __init__(self, files: Workspace, device: torch.device | str = "cpu", networks: Networks | None = None) -> None:
+        path = files.dataset / "dataset.json"
+        entry = read_json(path).get("clisc")
+        if entry is None:
+            raise PseudoLabelError(f"{path}: no finished 'clisc' entry; run `nnUNetv2_clisc pseudo_label` first")
+        self.files = files
+        self.device = torch.device(device)
+        self.settings = Settings.from_dict(entry["settings"])
+        self.recorded: dict[str, Any] = entry["weights"]
+        self.networks = networks or Networks(self.recorded["clip"]["spec"], self.recorded["sam"]["spec"], device)
+        self._classifiers: dict[str, SliceClassifier] = {}
+
+    @property
+    def final(self) -> Which:
+        """The classifier whose CAM prompts SAM: after AMDA, unless that is switched off."""
+        return "amda" if self.settings.amda.alpha > 0 else "raw"
+
+    def facts(self, which: Which, *, sam: bool) -> dict[str, Any]:
+        """What the results depend on besides the scan: settings, weights, classifier; plain JSON types.
+
+        Raises:
+            PseudoLabelError: the classifier is missing or damaged.
+        """
+        used = {"clip": weights.identify("clip", self.networks.clip_spec)}
+        if sam:
+            used["sam"] = weights.identify("sam", self.networks.sam_spec)
+        for role, record in used.items():
+            if record.sha256 != self.recorded[role]["sha256"]:
+                logger.warning("%s: %s is not the file that made the labels", self.files.dataset.name, record.name)
+        return {
+            "settings": self.settings.to_dict(),
+            "weights": {role: {"name": record.name, "sha256": record.sha256} for role, record in used.items()},
+            "classifier": {"which": which, "sha256": self._classifier_sha256(which)},
+        }
+
+    # ---- stages
+
+    def labels(self, slices: np.ndarray, slice_mm: float) -> SliceLabels:
+        """Slice labels of one case by CLIP, with the dataset's prompts and rules (paper 2.1.1, Eq. 1).
+
+        Args:
+            slices: `(z, y, x)` uint8, windowed.
+            slice_mm: distance of neighbouring slices.
+        """
+        probability = tumour_probability(slices, self.networks.clip, self._text, self.device)
+        return labels_from_probability(probability, head_fraction(slices), self.settings.slice_labels, slice_mm)
+
+    def cam(self, which: Which, slices: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """CAMs of the tumour slices, `(z, y, x)` float16 in [0, 1].
+
+        Args:
+            which: the classifier before or after AMDA.
+            slices: `(z, y, x)` uint8.
+            label: `(z,)`, 1 = tumour.
+        """
+        return case_cam(
+            classifier_input(classifier_slices(slices, self.settings.classifier.image_size)),
+            label,
+            (int(slices.shape[1]), int(slices.shape[2])),
+            LayerCam(self.classifier(which), self.settings.cam.layers),
+            self.device,
+            weighted=self.settings.cam.weighted,
+        )
+
+    def roi(self, which: Which, slices: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The binarised CAM of one case, `(z, y, x)` bool; arguments as in :meth:`cam`."""
+        return roi_from_cam(self.cam(which, slices, label), slices, self.settings.roi)
+
+    def mask(self, slices: np.ndarray, roi: np.ndarray, prompting: PromptSettings | None = None) -> np.ndarray:
+        """SAM's masks of one case, `(z, y, x)` bool (paper 2.2).
+
+        Args:
+            slices: `(z, y, x)` uint8.
+            roi: `(z, y, x)` bool.
+            prompting: instead of the dataset's.
+        """
+        return self._segmenter.segment(slices, roi, prompting or self.settings.prompts)[0]
+
+    def classifier(self, which: Which) -> SliceClassifier:
+        """The stored classifier, in evaluation mode on the device.
+
+        Raises:
+            PseudoLabelError: missing, damaged, or not of this dataset's settings.
+        """
+        if which not in self._classifiers:
+            self._classifier_sha256(which)
+            clip = self.networks.clip if self.settings.classifier.backbone in ("auto", "clip") else None
+            model, _ = build_classifier(self.settings.classifier, clip, None, self.settings.seed)
+            path = self.files.root / "classifier" / f"{which}.pt"
+            try:
+                model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+            except RuntimeError as error:
+                raise PseudoLabelError(
+                    f"{path}: not a classifier of this dataset's settings; run pseudo_label again"
+                ) from error
+            self._classifiers[which] = model.to(self.device).eval()
+        return self._classifiers[which]
+
+    # ---- helpers
+
+    @cached_property
+    def _text(self) -> torch.Tensor:
+        return encode_prompts(self.networks.clip, self.settings.slice_labels, self.device)
+
+    @cached_property
+    def _segmenter(self) -> SamSegmenter:
+        return SamSegmenter(self.networks.sam.model, self.settings.sam, self.device)
+
+    def _classifier_sha256(self, which: Which) -> str:
+        if which == "amda" and self.final == "raw":
+            raise PseudoLabelError(
+                f"{self.files.dataset.name}: labelled with amda.alpha = 0, there is no AMDA classifier; use --which raw"
+            )
+        record = read_json(self.files.root / "classifier" / f"{which}.json")
+        name, expected = next(iter(record["files"].items()))
+        path = self.files.dataset / name
+        if not path.is_file() or sha256_of(path) != expected:
+            raise PseudoLabelError(f"{path}: missing or damaged; run pseudo_label again, which trains it anew")
+        return str(expected)
