@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test test-slow demo lint clean
+.PHONY: setup test test-slow browser-test demo lint clean
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,11 @@ test: setup lint
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# needs a Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/one
+browser-test: setup
+	$(BIN)/python -m pip install --quiet -e '.[test,browser]'
+	$(BIN)/python -m pytest -m browser
 
 lint: setup
 	$(BIN)/ruff check .

@@ -85,6 +85,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "monai>=1.3"],
+        "browser": ["playwright>=1.40"],  # drives an installed Chromium in the report's tests
     },
     entry_points={"console_scripts": ["nnUNetv2_clisc=nnunetv2_clisc.cli:main"]},
     classifiers=[

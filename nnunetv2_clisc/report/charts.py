@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 38  # px around the plot area
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 38  # px around the plot area
 Point = tuple[float, float]
 
 

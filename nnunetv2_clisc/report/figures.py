@@ -74,7 +74,7 @@ def histogram(decisions: Sequence[Decision], summary: Mapping[str, Any]) -> Mark
     most = int(max((counts[True] + counts[False]).max(), 1))
     chart = Chart(
         f"Histogram of {len(values)} similarities", (0, 1), (0, most * 1.12),
-        x_title="S3F similarity", y_title="training cases", y_ticks=sorted({round(v) for v in np.linspace(0, most, 5)}),
+        x_title="S3F similarity", y_title="training cases", y_ticks=range(0, most + 1, max(-(-most // 5), 1)),
     )  # fmt: skip
     for i, (low, high) in enumerate(pairwise(edges)):
         dropped, kept = int(counts[False][i]), int(counts[True][i])

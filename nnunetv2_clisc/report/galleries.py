@@ -122,14 +122,14 @@ class Galleries:
             if cam is not None:
                 panels.append(self._panel(shown, z, "CAM", "class activation map over the scan", heat=cam[z]))
             if roi is not None and prompts is not None:
-                lines = [*true, Line(roi[z], "blue")]
+                lines = [Line(roi[z], "blue"), *true]
                 words = "outline of the ROI with box and points for SAM"
                 panels.append(self._panel(shown, z, "ROI and prompts", words, lines=lines, prompt=prompts[z]))
             if label is not None:
-                lines = [*true, Line(label[z], "orange")]
+                lines = [Line(label[z], "orange"), *true]
                 panels.append(self._panel(shown, z, "SAM mask", "outline of the pseudo-label", lines=lines))
             if prediction is not None and found:
-                lines = [*true, Line(prediction[z], "pink")]
+                lines = [Line(prediction[z], "pink"), *true]
                 panels.append(self._panel(shown, z, found[1], "outline of the network's prediction", lines=lines))
             rows.append(Row(shown.scan.file_slice(z), why, panels))
         return Pictures(case, role, self._facts(case), rows)
@@ -147,11 +147,11 @@ class Galleries:
         for z, why in slices_to_show(picks, ROWS_DROPPED) or [(len(shown.images) // 2, "middle; nothing is marked")]:
             true, panels = _reference(reference, z), []
             if prediction is not None and prompts is not None:
-                lines = [*true, Line(prediction[z], "pink")]
+                lines = [Line(prediction[z], "pink"), *true]
                 words = "outline of round 1's prediction with box and points for SAM"
                 panels.append(self._panel(shown, z, "round 1 and prompts", words, lines=lines, prompt=prompts[z]))
             if sam is not None:
-                lines = [*true, Line(sam[z], "orange")]
+                lines = [Line(sam[z], "orange"), *true]
                 panels.append(self._panel(shown, z, "answer of SAM", "outline of SAM's mask", lines=lines))
             rows.append(Row(shown.scan.file_slice(z), why, panels))
         facts = f"similarity {decision.agreement.similarity or 0:.3f}"
@@ -172,10 +172,10 @@ class Galleries:
         for z, why in slices_to_show({"reference": reference, "prediction": prediction}, ROWS_DROPPED) or [
             (len(shown.images) // 2, "middle; nothing is marked")
         ]:
-            lines = [*_reference(reference, z), *([Line(prediction[z], "pink")] if prediction is not None else [])]
+            lines = [*([Line(prediction[z], "pink")] if prediction is not None else []), *_reference(reference, z)]
             panels = [
                 self._panel(shown, z, "scan", "the scan"),
-                self._panel(shown, z, self.run.pred_name, "outline of the prediction", lines=lines),
+                self._panel(shown, z, "prediction", "outline of the prediction", lines=lines),
             ]
             rows.append(Row(shown.scan.file_slice(z), why, panels))
         return Pictures(case, role, facts, rows)
@@ -211,9 +211,9 @@ class Galleries:
         facts = []
         for words, of in (("pseudo-label", self.measures.labels), ("round 1", self.measures.round_1)):
             if of is not None and case in of.cases:
-                facts.append(f"DSC of the {words} {100 * of.cases[case]['dsc']:.1f} %")
+                facts.append(f"DSC of {words} {100 * of.cases[case]['dsc']:.1f} %")
         if case in self.measures.agreement:
-            facts.append(f"ROI and mask agree by {self.measures.agreement[case]:.2f}")
+            facts.append(f"Dice of ROI and SAM mask {self.measures.agreement[case]:.2f}")
         return ", ".join(facts)
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a report that are not on disk yet: agreement, scores against masks, rank correlation, choice of cases."""
+"""The numbers of a report that are not on disk yet: agreement, scores against masks, rank correlation."""
 
 from __future__ import annotations
 
@@ -134,9 +134,7 @@ def choose(run: Run, measures: Measures) -> Choice:
     known = {case: value for case, value in similarities.items() if value is not None}
     if known:
         return Choice("S3F similarity, the agreement of network and SAM; no masks were read", pick(known))
-    return Choice(
-        "Dice of ROI and pseudo-label, since there is no S3F yet; no masks were read", pick(measures.agreement)
-    )
+    return Choice("Dice of ROI and pseudo-label, as S3F has not run; no masks were read", pick(measures.agreement))
 
 
 def pick(values: Mapping[str, float], each: int = EACH) -> list[tuple[str, str, float]]:

@@ -54,6 +54,7 @@ def render(run: Run, measures: Measures) -> str:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "style": style,
         "tiles": tiles(run, measures, slices, counts, decided, split),
+        "empty": [case for case, row in counts.items() if row["mask_voxels"] == 0],
         "cases": tables.cases_table(run, measures, counts, slices, decided, split),
         "choice": choice,
         "stages": galleries.stages(choice),
@@ -108,7 +109,7 @@ def tiles(
     if measures.slices is not None:
         f1, auc, _ = measures.slices
         found.append((f"{f1:.3f}", f"F1 of the slice labels (AUC {_or_dash(auc)})"))
-    for of, words in ((measures.labels, "pseudo-labels"), (measures.pred, run.pred_name)):
+    for of, words in ((measures.labels, "pseudo-labels"), (measures.pred, f"predictions {run.pred_name}")):
         if of is not None:
             found.append((_mean(of), f"DSC of {words} in % ({len(of.cases)} cases)"))
     if measures.correlation is not None:

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from pseudo_labeling.prompts import Prompt
 
-EDGE = 264  # pixels of a panel's longer side
-GREYS = 112  # of the palette; few enough for small files, too many to see
+EDGE = 240  # pixels of a panel's longer side
+GREYS = 88  # of the palette; few enough for small files, too many to see
 # Okabe and Ito: told apart with any colour vision
 INK = {
     "black": (0, 0, 0),
@@ -25,6 +25,7 @@ INK = {
     "white": (255,) * 3,
 }
 HEAD_LEVEL = 20  # of 255: darker pixels are air
+SPECK = 3  # pixels; what is thinner than twice that is no head
 MARGIN = 4  # pixels of the slice around the head
 
 
@@ -78,16 +79,18 @@ class View:
 
 
 def view_of(images: np.ndarray, spacing: tuple[float, float], edge: int = EDGE) -> View:
-    """The box around the head in all slices of a case, the same for all its panels.
+    """The box around the head in all slices of a case, the same for all its panels; specks of noise do not count.
 
     Args:
         images: `(z, y, x)` uint8.
         spacing: `(y, x)` mm.
         edge: pixels of the panel's longer side.
     """
-    head = (images > HEAD_LEVEL).any(axis=0)
+    flat = ndimage.generate_binary_structure(2, 1)[None]
+    opened = ndimage.binary_opening(images > HEAD_LEVEL, flat, iterations=SPECK)
+    head: np.ndarray = np.asarray(opened.any(axis=0))
     if not head.any():
-        head[:] = True
+        head = np.ones_like(head)
     rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
     y0, x0 = max(int(rows[0]) - MARGIN, 0), max(int(columns[0]) - MARGIN, 0)
     y1, x1 = (min(int(last[-1]) + 1 + MARGIN, length) for last, length in zip((rows, columns), head.shape, strict=True))

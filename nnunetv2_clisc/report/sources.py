@@ -126,7 +126,7 @@ class Run:
     def prediction(self, case: str) -> tuple[Path, str] | None:
         """A network's mask of a case and whose it is: the user's, else the validation's, else round 1's."""
         if case in self.pred:
-            return self.pred[case], self.pred_name
+            return self.pred[case], f"prediction, {self.pred_name}"
         if self.fold is not None:
             places = (
                 (self.fold.path / "validation" / f"{case}{ENDING}", "network, validation"),
@@ -264,9 +264,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ClisError(f"{path}: cannot be read as CSV ({error}); make it again") from error
     if not set(columns) <= set(reader.fieldnames or ()) or any(None in row.values() for row in rows):
-        raise ClisError(
-            f"{path}: not a table of this package, which has the columns {','.join(columns)}; make it again"
-        )
+        raise ClisError(f"{path}: not our table with the columns {','.join(columns)}; make it again")
     return rows
 
 
@@ -292,9 +290,7 @@ def _find_fold(dataset: str, model: Model) -> tuple[FoldFolder | None, list[str]
         return FoldFolder(path, rounds), remarks
     trained = sorted(f"{p.parent.name}/{p.name}" for p in (Path(root) / dataset).glob("*__*/fold_*")) if root else []
     if model.named:
-        what = (
-            f"trained so far: {', '.join(trained)}" if trained else "nothing is trained yet; leave out -tr, -p, -c, -f"
-        )
+        what = f"trained so far: {', '.join(trained)}" if trained else "nothing is trained yet; leave these flags out"
         raise ClisError(f"-tr/-p/-c/-f: nnUNet_results has no {dataset}/{model.folder}; {what}")
     remark = f"No training of {model.folder}: curves, S3F and predictions of the network are missing."
     if not root:

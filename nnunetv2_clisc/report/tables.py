@@ -60,29 +60,29 @@ def cases_table(
     """Every case in `imagesTr` with all that is known of it."""
     decided = {d.agreement.case: d for d in decisions}
     evaluated = (
-        ("DSC label|pseudo-label against the mask given, %", measures.labels),
-        ("DSC round 1|round 1's prediction against the mask given, %", measures.round_1),
+        ("DSC label|pseudo-label against the mask given, in %", measures.labels),
+        ("DSC round 1|round 1's prediction against the mask given, in %", measures.round_1),
     )
     scored = [(heading, of) for heading, of in evaluated if of is not None]
     header = [
-        "Case", "Split", "Slices", "Tumour|slices labelled tumour", "Prompted|slices with a ROI",
-        "ROI|voxels", "Mask|voxels of the pseudo-label", "Mask ml", "ROI ~ mask|Dice of ROI and pseudo-label",
+        "Case", "Split", *(heading for heading, _ in scored),
         *(["Similarity|S3F: Dice of round 1's prediction and SAM's answer to it", "Round 2"] if decided else []),
-        *(heading for heading, _ in scored),
+        "ROI~mask|Dice of ROI and pseudo-label", "Slices", "Tumour|slices labelled tumour",
+        "Prompted|slices with a ROI", "ROI|voxels", "Mask|voxels of the pseudo-label", "Mask ml",
     ]  # fmt: skip
     rows = []
     for case in run.files.cases():
         known = counts.get(case, {})
         tumour = known.get("tumour_slices", sum(slices[case].label) if case in slices else None)
         depth = known.get("slices", len(slices[case].label) if case in slices else None)
-        row = [Cell(case), Cell(split.get(case, NOTHING)), whole(depth), whole(tumour)]
-        row += [whole(known.get(name)) for name in ("prompted_slices", "roi_voxels", "mask_voxels")]
-        row += [number(measures.label_ml.get(case), 1), number(measures.agreement.get(case), 2)]
+        row = [Cell(case), Cell(split.get(case, NOTHING))]
+        row += [number(of.cases[case]["dsc"] if case in of.cases else None, 1, 100) for _, of in scored]
         if decided:
             decision = decided.get(case)
             row += [number(decision.agreement.similarity if decision else None, 3), _fate(decision)]
-        row += [number(of.cases[case]["dsc"] if case in of.cases else None, 1, 100) for _, of in scored]
-        rows.append(row)
+        row += [number(measures.agreement.get(case), 2), whole(depth), whole(tumour)]
+        row += [whole(known.get(name)) for name in ("prompted_slices", "roi_voxels", "mask_voxels")]
+        rows.append([*row, number(measures.label_ml.get(case), 1)])
     return HtmlTable(f"All {len(rows)} cases of imagesTr", header, rows)
 
 
