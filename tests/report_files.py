@@ -42,7 +42,7 @@ def make_labelled(root: Path, cases: list[str]) -> Made:
     for folder in (files.images_dir, files.labels_dir, gt, files.root / "roi_amda"):
         folder.mkdir(parents=True)
     slice_rows, summary = [], []
-    for number, case in enumerate(cases):
+    for number, case in enumerate(sorted(cases)):
         scan, mask = lesion(number)
         depth, orientation = len(scan), "LPI" if number % 2 else "LPS"
         roi, label = shifted(mask, 1), shifted(mask, number)

@@ -21,7 +21,10 @@ from nnunetv2_clisc.report.charts import Chart, strip, ticks
 from nnunetv2_clisc.report.measures import pick, rank_correlation
 from nnunetv2_clisc.report.pictures import Line, draw, slices_to_show, view_of
 from nnunetv2_clisc.report.sources import Model
-from tests.conftest import Run
+from nnunetv2_clisc.s3f import Agreement, keep_all, write_results
+from nnunetv2_clisc.stages import slice_label_scores
+from pseudo_labeling.workspace import Workspace
+from tests.conftest import Run, convert, label_arguments
 from tests.report_files import EPOCHS, TRAINED, Made, add_test_cases, add_training, dice, make_labelled
 
 CASES = [f"case_{number}" for number in range(7)]
@@ -203,6 +206,23 @@ def test_predictions_of_test_cases_are_shown_and_scored(trained: Made, tmp_path:
     assert any(alt.startswith("t2:") for alt in alts)
 
 
+def test_training_without_s3f_is_reported_as_such(trained: Made, tmp_path: Path) -> None:
+    agreements = [Agreement(case, 10) for case in CASES[:-1]]
+    write_results(trained.fold.s3f, keep_all(agreements), {"s3f": False})
+    page = Page(write_report(501, model=TRAINED, gt=trained.gt, output=tmp_path / "r.html"))
+    assert "S3F was off" in page.text
+    assert {row["Round 2"] for row in page.table("All 7 cases")} == {"kept", "–"}
+
+
+def test_slice_scores_are_those_of_the_command_stages(labelled: Made, tmp_path: Path) -> None:
+    table = labelled.dataset / "clisc" / "slice_labels.csv"
+    table.write_text(table.read_text().replace(",1,0.89", ",0,0.09"))  # some slices of every case are missed
+    page = Page(write_report(501, gt=labelled.gt, output=tmp_path / "r.html"))
+    f1, area, slices = slice_label_scores(Workspace(labelled.dataset), labelled.gt, CASES)
+    assert 0.1 < f1 < 0.99
+    assert f"F1 {f1:.3f}, AUC {area:.3f} over {slices} slices" in page.text
+
+
 def test_names_cannot_become_markup(nnunet: Path, tmp_path: Path) -> None:
     odd = "<script>alert(1)<@script>&amp;\"'"
     made = make_labelled(nnunet, [odd, "plain"])
@@ -246,6 +266,18 @@ def test_command_writes_into_the_current_folder(
     failed = clisc("report", "-d", 501, "-tr", "Nobody", ok=False)
     assert failed.returncode == 2
     assert failed.stderr.strip().splitlines()[-1].startswith("error: -tr")
+
+
+@pytest.mark.slow
+def test_what_pseudo_label_leaves_can_be_reported(clisc: Run, nnunet: Path, scans: Path) -> None:
+    dataset = convert(clisc, scans)
+    clisc(*label_arguments())
+    clisc("report", "-d", 501, "--gt", scans / "labels", "-o", nnunet / "r.html")
+    page = Page(nnunet / "r.html")
+    summary = rows_of(dataset / "clisc" / "summary.csv")
+    table = {row["Case"]: row["Mask"].replace("\u202f", "") for row in page.table("All 5 cases")}
+    assert table == {case: row["mask_voxels"] for case, row in summary.items()}
+    assert len(page.images()) >= 4 * 2
 
 
 def test_help_imports_no_torch() -> None:

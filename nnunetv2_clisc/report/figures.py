@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from markupsafe import Markup
 
 from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.report.charts import Chart, bounds, strip
-from nnunetv2_clisc.report.sources import CaseSlices, Curves, Run
+from nnunetv2_clisc.report.sources import CaseSlices, Curves
 from nnunetv2_clisc.s3f import Decision
-from pseudo_labeling.slices import read_scan
 from pseudo_labeling.workspace import read_json
 
 BIN = 0.05  # of similarity
@@ -104,14 +102,13 @@ def scatter(decisions: Sequence[Decision], summary: Mapping[str, Any], round_1: 
     return chart.svg()
 
 
-def slice_strips(run: Run, labels: Mapping[str, CaseSlices]) -> list[tuple[str, CaseSlices, Markup]]:
+def slice_strips(
+    labels: Mapping[str, CaseSlices], lesion: Mapping[str, Sequence[bool]]
+) -> list[tuple[str, CaseSlices, Markup]]:
     """The small chart of every case; where a mask is given, with the slices that show the lesion."""
     strips = []
     for case, slices in labels.items():
-        truth = None
-        if case in run.gt and run.files.image(case).is_file():
-            mask = read_scan(run.files.image(case)).stack_from_image(sitk.ReadImage(str(run.gt[case])))
-            truth = [bool(one.any()) for one in mask]
+        truth = lesion.get(case)
         if truth is not None and len(truth) != len(slices.label):
             truth = None
         strips.append((case, slices, strip(slices.probability, slices.label, slices.numbers, truth, case)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,8 +17,8 @@ from nnunetv2_clisc.report.measures import Choice, Measures, pick
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Decision
-from pseudo_labeling.prompts import prompts_from_roi
-from pseudo_labeling.settings import Settings
+from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.settings import PromptSettings, Settings
 from pseudo_labeling.slices import Scan, read_scan, window_volume
 from pseudo_labeling.workspace import ENDING
 
@@ -77,9 +78,7 @@ class Galleries:
     def __init__(self, run: Run, measures: Measures) -> None:
         self.run = run
         self.measures = measures
-        recorded = run.record.get("settings", {})
-        # only what is drawn from: a record of another version may have settings that this one does not know
-        self.settings = Settings().merged({name: recorded[name] for name in ("window", "prompts") if name in recorded})
+        self.settings = _drawn_from(run.record.get("settings", {}))
 
     def stages(self, choice: Choice) -> list[Pictures]:
         """Scan, CAM, ROI with prompts, SAM's mask and the network's prediction of the chosen cases."""
@@ -88,11 +87,12 @@ class Galleries:
             for role, case, _ in tqdm(choice.cases, desc="pictures of cases", unit="case", disable=None)
         ]
 
-    def dropped(self, decisions: Sequence[Decision]) -> list[Pictures]:
-        """What S3F compared in the dropped cases, the least similar first."""
+    def dropped(self, decisions: Sequence[Decision], summary: Mapping[str, Any]) -> list[Pictures]:
+        """What S3F compared in the dropped cases, the least similar first, with the prompts of its own time."""
+        prompting = _drawn_from(summary.get("settings", {})).prompts if "settings" in summary else self.settings.prompts
         dropped = sorted((d for d in decisions if not d.kept), key=lambda d: d.agreement.similarity or 0.0)
         shown = tqdm(dropped[:DROPPED_SHOWN], desc="pictures of dropped cases", unit="case", disable=None)
-        return [self._dropped(decision) for decision in shown]
+        return [self._dropped(decision, prompting) for decision in shown]
 
     def others(self) -> list[Pictures]:
         """Predictions of cases outside the training set: best, median and worst by DSC, or by volume without masks."""
@@ -134,14 +134,14 @@ class Galleries:
             rows.append(Row(shown.scan.file_slice(z), why, panels))
         return Pictures(case, role, self._facts(case), rows)
 
-    def _dropped(self, decision: Decision) -> Pictures:
+    def _dropped(self, decision: Decision, prompting: PromptSettings) -> Pictures:
         run, case = self.run, decision.agreement.case
         if run.fold is None:
             raise ValueError("S3F without a fold")
         shown = self._read(run.files.image(case))
         prediction = shown.mask(run.fold.prediction(case, ENDING))
         sam, reference = shown.mask(run.fold.sam_mask(case, ENDING)), shown.mask(run.gt.get(case))
-        prompts = prompts_from_roi(prediction, shown.images, self.settings.prompts) if prediction is not None else None
+        prompts = prompts_from_roi(prediction, shown.images, prompting) if prediction is not None else None
         rows = []
         picks = {"prediction": prediction, "answer of SAM": sam}
         for z, why in slices_to_show(picks, ROWS_DROPPED) or [(len(shown.images) // 2, "middle; nothing is marked")]:
@@ -193,10 +193,10 @@ class Galleries:
         *,
         heat: np.ndarray | None = None,
         lines: Sequence[Line] = (),
-        prompt: object = None,
+        prompt: Prompt | None = None,
     ) -> Panel:
         words = f"{alt}, slice {shown.scan.file_slice(z)}"
-        return draw(title, words, shown.images[z], shown.view, heat=heat, lines=lines, prompt=prompt)  # type: ignore[arg-type]
+        return draw(title, words, shown.images[z], shown.view, heat=heat, lines=lines, prompt=prompt)
 
     def _cam(self, case: str, shown: Shown) -> np.ndarray | None:
         """A case's CAM `(z, y, x)`, stretched so that its hottest voxel is 1."""
@@ -215,6 +215,11 @@ class Galleries:
         if case in self.measures.agreement:
             facts.append(f"Dice of ROI and SAM mask {self.measures.agreement[case]:.2f}")
         return ", ".join(facts)
+
+
+def _drawn_from(recorded: Mapping[str, Any]) -> Settings:
+    """Window and prompts as recorded; a record of another version may hold settings that this one does not know."""
+    return Settings().merged({name: recorded[name] for name in ("window", "prompts") if name in recorded})
 
 
 def _reference(mask: np.ndarray | None, z: int) -> list[Line]:

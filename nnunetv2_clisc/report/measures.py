@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders
-from nnunetv2_clisc.report.sources import Run, decisions
+from nnunetv2_clisc.report.sources import CaseSlices, Run, decisions, slice_labels
 from nnunetv2_clisc.s3f import similarity
-from nnunetv2_clisc.stages import slice_label_scores
+from nnunetv2_clisc.stages import auc
 from pseudo_labeling.workspace import ENDING
 
 EACH = 2  # best, median and worst cases shown
@@ -33,6 +33,7 @@ class Measures:
         labels: pseudo-labels against masks.
         round_1: S3F's predictions of round 1 against masks.
         pred: the user's predictions against masks.
+        lesion: which slices of a case show a lesion in its mask, from foot to head.
         slices: F1, AUC and number of the slice labels.
         correlation: of S3F's similarity and the true DSC of round 1.
     """
@@ -42,6 +43,7 @@ class Measures:
     labels: Evaluation | None
     round_1: Evaluation | None
     pred: Evaluation | None
+    lesion: Mapping[str, Sequence[bool]]
     slices: tuple[float, float, int] | None
     correlation: RankCorrelation | None
 
@@ -76,6 +78,7 @@ def measure(run: Run) -> Measures:
             agreement[case], label_ml[case] = similarity(roi, label), ml * int(label.sum())
     labels = round_1 = pred = None
     slices = correlation = None
+    lesion: dict[str, list[bool]] = {}
     scored = [case for case in cases if case in run.gt]
     if run.gt:
         gt = next(iter(run.gt.values())).parent
@@ -87,11 +90,24 @@ def measure(run: Run) -> Measures:
         if run.fold is not None:
             predicted = [case for case in scored if run.fold.prediction(case, ENDING).is_file()]
             round_1 = _evaluate("round 1", run.fold.s3f / "predictions", gt, predicted)
-        if scored and all((gt / f"{case}{ENDING}").is_file() for case in scored):
-            slices = slice_label_scores(run.files, gt, scored)
+        lesion = {case: _lesion_slices(run.gt[case]) for case in scored}
+        slices = slice_scores(slice_labels(run), lesion)
     if round_1 is not None:
         correlation = similarity_against_dsc(run, round_1)
-    return Measures(agreement, label_ml, labels, round_1, pred, slices, correlation)
+    return Measures(agreement, label_ml, labels, round_1, pred, lesion, slices, correlation)
+
+
+def slice_scores(
+    labels: Mapping[str, CaseSlices], lesion: Mapping[str, Sequence[bool]]
+) -> tuple[float, float, int] | None:
+    """F1 and AUC of the slice labels against masks, and the number of slices; None where no mask fits."""
+    fitting = [case for case in lesion if case in labels and len(labels[case].label) == len(lesion[case])]
+    if not fitting:
+        return None
+    truth = np.concatenate([lesion[case] for case in fitting]).astype(bool)
+    called = np.concatenate([labels[case].label for case in fitting]) == 1
+    f1 = 2 * (truth & called).sum() / max(truth.sum() + called.sum(), 1)
+    return float(f1), auc(np.concatenate([labels[case].probability for case in fitting]), truth), len(truth)
 
 
 def similarity_against_dsc(run: Run, round_1: Evaluation) -> RankCorrelation | None:
@@ -150,6 +166,11 @@ def pick(values: Mapping[str, float], each: int = EACH) -> list[tuple[str, str, 
 
 def _evaluate(name: str, pred: Path, gt: Path, cases: Sequence[str]) -> Evaluation | None:
     return evaluate_folders(pred, gt, name=name, cases=cases) if cases else None
+
+
+def _lesion_slices(path: Path) -> list[bool]:
+    mask = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"))
+    return [bool(one.any()) for one in mask]
 
 
 def _mask(path: Path) -> tuple[np.ndarray, float]:

@@ -58,7 +58,7 @@ def render(run: Run, measures: Measures) -> str:
         "cases": tables.cases_table(run, measures, counts, slices, decided, split),
         "choice": choice,
         "stages": galleries.stages(choice),
-        "strips": figures.slice_strips(run, slices),
+        "strips": figures.slice_strips(slices, measures.lesion),
         "classifier": figures.classifier_charts(run.files.root / "classifier"),
         "rounds": figures.round_charts(curves),
         "decisions": decided,
@@ -69,7 +69,7 @@ def render(run: Run, measures: Measures) -> str:
         "histogram": figures.histogram(decided, s3f) if decided else "",
         "scatter": figures.scatter(decided, s3f, measures.round_1) if measures.correlation and measures.round_1 else "",
         "dropped": tables.dropped_table(decided, measures),
-        "dropped_pictures": galleries.dropped(decided),
+        "dropped_pictures": galleries.dropped(decided, s3f),
         "dropped_shown": DROPPED_SHOWN,
         "others": galleries.others(),
         "predictions": tables.predictions_table(measures.pred) if measures.pred else None,
@@ -103,7 +103,7 @@ def tiles(
     if counts:
         empty = sum(row["mask_voxels"] == 0 for row in counts.values())
         found.append((str(empty), "empty pseudo-labels" if empty != 1 else "empty pseudo-label"))
-    if decided:
+    if any(d.agreement.similarity is not None for d in decided):
         dropped = sum(not d.kept for d in decided)
         found.append((f"{dropped} of {len(decided)}", "training cases dropped by S3F"))
     if measures.slices is not None:
