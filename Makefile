@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test test-slow slurm-test demo lint clean
+.PHONY: setup test test-slow slurm-test browser-test demo lint clean
 
 setup: $(VENV)/.ready
 
@@ -23,6 +23,11 @@ test-slow: setup
 slurm-test: setup
 	$(BIN)/python -m pip install --quiet -e '.[test,slurm]'
 	$(BIN)/python -m pytest -m slurm
+
+# needs a Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/one
+browser-test: setup
+	$(BIN)/python -m pip install --quiet -e '.[test,browser]'
+	$(BIN)/python -m pytest -m browser
 
 lint: setup
 	$(BIN)/ruff check .

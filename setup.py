@@ -58,6 +58,7 @@ setup(
     package_data={
         "dataset_conversion": ["data/*.json"],
         "nnunetv2_clisc": ["ext_trainer/*.py"],
+        "nnunetv2_clisc.report": ["*.html", "*.css", "*.js"],
         "pseudo_labeling.embedded": ["*.safetensors", "*.json", "*.md"],
     },
     cmdclass={"build_py": BuildPyWithDiscovery},
@@ -79,11 +80,13 @@ setup(
         "safetensors>=0.4",  # embedded weights
         "Pillow>=10",  # TIFF slices, CLIP's input, overlays
         "matplotlib>=3.10",  # overlays, plots of `compare`, the demo's picture; 3.10 for horizontal box plots
+        "jinja2>=3.1",  # the report's page, with everything escaped; torch needs it anyway
         "tqdm>=4.66",  # progress
     ],
     extras_require={
         "slurm": ["submitit>=1.5"],  # `submit`: Slurm jobs
         "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "monai>=1.3"],
+        "browser": ["playwright>=1.40"],  # drives an installed Chromium in the report's tests
     },
     entry_points={"console_scripts": ["nnUNetv2_clisc=nnunetv2_clisc.cli:main"]},
     classifiers=[

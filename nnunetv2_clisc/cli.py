@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ablate(commands)
     _add_weights(commands)
     _add_export(commands)
+    _add_report(commands)
 
     demo = commands.add_parser("demo", help="run the whole method on made-up scans")
     demo.add_argument("-o", "--output", type=Path, default=Path("clisc_demo"), help="folder (default: clisc_demo)")
@@ -565,6 +566,33 @@ def _weights_verify(args: argparse.Namespace) -> int:
     for row in rows:
         print(row)
     return 0 if all(row.ok for row in rows) else 1
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("report", help="one HTML file that shows labels, training, S3F and predictions")
+    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    parser.add_argument("-tr", "--trainer", metavar="TRAINER", help="(default: CLISCTrainer)")
+    parser.add_argument("-p", "--plans", metavar="PLANS", help="(default: nnUNetPlans)")
+    parser.add_argument("-c", "--configuration", metavar="CONFIGURATION", help="(default: 3d_fullres)")
+    parser.add_argument("-f", "--fold", metavar="FOLD", help="(default: 0)")
+    parser.add_argument("--pred", type=Path, metavar="DIR", help="predictions CASE.nii.gz to show")
+    parser.add_argument("--gt", type=Path, metavar="DIR", help="masks CASE.nii.gz of any of the cases, to score with")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="(default: DatasetNNN_NAME_report.html in this folder)"
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.report import write_report
+    from nnunetv2_clisc.report.sources import Model
+
+    model = Model(args.trainer, args.plans, args.configuration, args.fold)
+    print(write_report(args.dataset_id, model=model, pred=args.pred, gt=args.gt, output=args.output))
+    return 0
 
 
 # -------------------------------------------------------------------------------------------------------------- others

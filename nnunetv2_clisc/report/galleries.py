@@ -1,0 +1,230 @@
+"""The pictures of a report: every stage of chosen cases, what S3F dropped, and predictions of other cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.report.measures import Choice, Measures, pick
+from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
+from nnunetv2_clisc.report.sources import Run
+from nnunetv2_clisc.s3f import Decision
+from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.settings import PromptSettings, Settings
+from pseudo_labeling.slices import Scan, read_scan, window_volume
+from pseudo_labeling.workspace import ENDING
+
+DROPPED_SHOWN = 16  # pictures of more would make the file slow to open
+ROWS, ROWS_DROPPED = 3, 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """The panels of one slice, with its number as the file counts it and why it was chosen."""
+
+    number: int
+    why: str
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One case: what it stands for, a line of numbers, rows of panels."""
+
+    case: str
+    role: str
+    facts: str
+    rows: Sequence[Row] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A case, read for drawing."""
+
+    scan: Scan
+    images: np.ndarray  # (z, y, x) uint8
+    path: Path
+
+    @cached_property
+    def view(self) -> View:
+        x_mm, y_mm, _ = self.scan.reoriented.GetSpacing()
+        return view_of(self.images, (y_mm, x_mm))
+
+    def mask(self, path: Path | None) -> np.ndarray | None:
+        """A mask `(z, y, x)` bool, None where there is none.
+
+        Raises:
+            ClisError: it does not fit the scan.
+        """
+        if path is None or not path.is_file():
+            return None
+        found = self.scan.stack_from_image(sitk.ReadImage(str(path)))
+        if found.shape != self.images.shape:
+            raise ClisError(f"{path}: {found.shape} voxels, but {self.path} has {self.images.shape}; make it again")
+        return found
+
+
+class Galleries:
+    """Draws cases of one run with the settings that its labels were made with."""
+
+    def __init__(self, run: Run, measures: Measures) -> None:
+        self.run = run
+        self.measures = measures
+        self.settings = _drawn_from(run.record.get("settings", {}))
+
+    def stages(self, choice: Choice) -> list[Pictures]:
+        """Scan, CAM, ROI with prompts, SAM's mask and the network's prediction of the chosen cases."""
+        return [
+            self._stages(role, case)
+            for role, case, _ in tqdm(choice.cases, desc="pictures of cases", unit="case", disable=None)
+        ]
+
+    def dropped(self, decisions: Sequence[Decision], summary: Mapping[str, Any]) -> list[Pictures]:
+        """What S3F compared in the dropped cases, the least similar first, with the prompts of its own time."""
+        prompting = _drawn_from(summary.get("settings", {})).prompts if "settings" in summary else self.settings.prompts
+        dropped = sorted((d for d in decisions if not d.kept), key=lambda d: d.agreement.similarity or 0.0)
+        shown = tqdm(dropped[:DROPPED_SHOWN], desc="pictures of dropped cases", unit="case", disable=None)
+        return [self._dropped(decision, prompting) for decision in shown]
+
+    def others(self) -> list[Pictures]:
+        """Predictions of cases outside the training set: best, median and worst by DSC, or by volume without masks."""
+        cases = [case for case in self.run.pred if self.run.test_image(case) is not None]
+        if self.measures.pred is not None:
+            scores = self.measures.pred.cases
+            chosen = pick({case: scores[case]["dsc"] for case in cases if case in scores})
+            return [self._other(role, case, f"DSC {100 * value:.1f} %") for role, case, value in chosen]
+        volumes = {case: _voxels(self.run.pred[case]) for case in cases}
+        names = {"best": "largest", "median": "median", "worst": "smallest"}
+        return [self._other(names[role], case, f"{int(value)} voxels") for role, case, value in pick(volumes)]
+
+    def _stages(self, role: str, case: str) -> Pictures:
+        run = self.run
+        shown = self._read(run.files.image(case))
+        roi, label = shown.mask(run.roi(case)), shown.mask(run.files.label(case))
+        found = run.prediction(case)
+        prediction = shown.mask(found[0]) if found else None
+        reference = shown.mask(run.gt.get(case))
+        cam = self._cam(case, shown)
+        prompts = prompts_from_roi(roi, shown.images, self.settings.prompts) if roi is not None else None
+        rows = []
+        picks = {"SAM mask": label, "reference": reference, "prediction": prediction, "ROI": roi}
+        for z, why in slices_to_show(picks, ROWS) or [(len(shown.images) // 2, "middle; nothing is marked")]:
+            true = _reference(reference, z)
+            panels = [self._panel(shown, z, "scan", "the scan")]
+            if cam is not None:
+                panels.append(self._panel(shown, z, "CAM", "class activation map over the scan", heat=cam[z]))
+            if roi is not None and prompts is not None:
+                lines = [Line(roi[z], "blue"), *true]
+                words = "outline of the ROI with box and points for SAM"
+                panels.append(self._panel(shown, z, "ROI and prompts", words, lines=lines, prompt=prompts[z]))
+            if label is not None:
+                lines = [Line(label[z], "orange"), *true]
+                panels.append(self._panel(shown, z, "SAM mask", "outline of the pseudo-label", lines=lines))
+            if prediction is not None and found:
+                lines = [Line(prediction[z], "pink"), *true]
+                panels.append(self._panel(shown, z, found[1], "outline of the network's prediction", lines=lines))
+            rows.append(Row(shown.scan.file_slice(z), why, panels))
+        return Pictures(case, role, self._facts(case), rows)
+
+    def _dropped(self, decision: Decision, prompting: PromptSettings) -> Pictures:
+        run, case = self.run, decision.agreement.case
+        if run.fold is None:
+            raise ValueError("S3F without a fold")
+        shown = self._read(run.files.image(case))
+        prediction = shown.mask(run.fold.prediction(case, ENDING))
+        sam, reference = shown.mask(run.fold.sam_mask(case, ENDING)), shown.mask(run.gt.get(case))
+        prompts = prompts_from_roi(prediction, shown.images, prompting) if prediction is not None else None
+        rows = []
+        picks = {"prediction": prediction, "answer of SAM": sam}
+        for z, why in slices_to_show(picks, ROWS_DROPPED) or [(len(shown.images) // 2, "middle; nothing is marked")]:
+            true, panels = _reference(reference, z), []
+            if prediction is not None and prompts is not None:
+                lines = [Line(prediction[z], "pink"), *true]
+                words = "outline of round 1's prediction with box and points for SAM"
+                panels.append(self._panel(shown, z, "round 1 and prompts", words, lines=lines, prompt=prompts[z]))
+            if sam is not None:
+                lines = [Line(sam[z], "orange"), *true]
+                panels.append(self._panel(shown, z, "answer of SAM", "outline of SAM's mask", lines=lines))
+            rows.append(Row(shown.scan.file_slice(z), why, panels))
+        facts = f"similarity {decision.agreement.similarity or 0:.3f}"
+        if not decision.reason.startswith("similarity"):
+            facts += f", {decision.reason}"
+        scores = self.measures.round_1.cases if self.measures.round_1 is not None else {}
+        if case in scores:
+            facts += f", DSC {100 * scores[case]['dsc']:.1f} %"
+        return Pictures(case, "dropped", facts, rows)
+
+    def _other(self, role: str, case: str, facts: str) -> Pictures:
+        image = self.run.test_image(case)
+        if image is None:
+            raise ValueError(f"{case} has no scan")
+        shown = self._read(image)
+        prediction, reference = shown.mask(self.run.pred[case]), shown.mask(self.run.gt.get(case))
+        rows = []
+        for z, why in slices_to_show({"reference": reference, "prediction": prediction}, ROWS_DROPPED) or [
+            (len(shown.images) // 2, "middle; nothing is marked")
+        ]:
+            lines = [*([Line(prediction[z], "pink")] if prediction is not None else []), *_reference(reference, z)]
+            panels = [
+                self._panel(shown, z, "scan", "the scan"),
+                self._panel(shown, z, "prediction", "outline of the prediction", lines=lines),
+            ]
+            rows.append(Row(shown.scan.file_slice(z), why, panels))
+        return Pictures(case, role, facts, rows)
+
+    def _read(self, path: Path) -> Shown:
+        scan = read_scan(path)
+        return Shown(scan, window_volume(scan.volume, self.settings.window), path)
+
+    def _panel(
+        self,
+        shown: Shown,
+        z: int,
+        title: str,
+        alt: str,
+        *,
+        heat: np.ndarray | None = None,
+        lines: Sequence[Line] = (),
+        prompt: Prompt | None = None,
+    ) -> Panel:
+        words = f"{alt}, slice {shown.scan.file_slice(z)}"
+        return draw(title, words, shown.images[z], shown.view, heat=heat, lines=lines, prompt=prompt)
+
+    def _cam(self, case: str, shown: Shown) -> np.ndarray | None:
+        """A case's CAM `(z, y, x)`, stretched so that its hottest voxel is 1."""
+        path = self.run.cam(case)
+        if not path.is_file():
+            return None
+        with np.load(path) as arrays:
+            cam = arrays["cam"].astype(np.float32)
+        return cam / max(float(cam.max()), 1e-6) if cam.shape == shown.images.shape else None
+
+    def _facts(self, case: str) -> str:
+        facts = []
+        for words, of in (("pseudo-label", self.measures.labels), ("round 1", self.measures.round_1)):
+            if of is not None and case in of.cases:
+                facts.append(f"DSC of {words} {100 * of.cases[case]['dsc']:.1f} %")
+        if case in self.measures.agreement:
+            facts.append(f"Dice of ROI and SAM mask {self.measures.agreement[case]:.2f}")
+        return ", ".join(facts)
+
+
+def _drawn_from(recorded: Mapping[str, Any]) -> Settings:
+    """Window and prompts as recorded; a record of another version may hold settings that this one does not know."""
+    return Settings().merged({name: recorded[name] for name in ("window", "prompts") if name in recorded})
+
+
+def _reference(mask: np.ndarray | None, z: int) -> list[Line]:
+    return [] if mask is None else [Line(mask[z], "white", dashed=True)]
+
+
+def _voxels(path: Path) -> float:
+    return float((sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))) > 0).sum())

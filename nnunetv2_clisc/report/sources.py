@@ -1,0 +1,307 @@
+"""What a report is made from: the files that labelling, training and S3F left on disk, read and checked."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.evaluation import mask_files
+from nnunetv2_clisc.fold import FoldFolder, newest_checkpoint
+from nnunetv2_clisc.labelling import raw_dataset
+from nnunetv2_clisc.plans import read_checkpoint
+from nnunetv2_clisc.s3f import Agreement, Decision
+from pseudo_labeling.workspace import ENDING, Workspace, read_json
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which training to report; None stands for the default, which may be missing."""
+
+    trainer: str | None = None
+    plans: str | None = None
+    configuration: str | None = None
+    fold: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """`TRAINER__PLANS__CONFIGURATION/fold_F`, as nnU-Net names it."""
+        parts = (self.trainer or "CLISCTrainer", self.plans or "nnUNetPlans", self.configuration or "3d_fullres")
+        return f"{'__'.join(parts)}/fold_{self.fold or '0'}"
+
+    @property
+    def named(self) -> bool:
+        """Whether the user asked for this one in particular."""
+        return any((self.trainer, self.plans, self.configuration, self.fold))
+
+
+@dataclass(frozen=True)
+class CaseSlices:
+    """The slice labels of a case, slices from foot to head.
+
+    Attributes:
+        numbers: each slice's index as the file (and a viewer) counts it.
+        probability: of *tumour*, in [0, 1].
+        label: 1 = tumour.
+        confident: 0 where the slice did not train the classifier.
+    """
+
+    numbers: Sequence[int]
+    probability: Sequence[float]
+    label: Sequence[int]
+    confident: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """nnU-Net's log of one round, as its newest checkpoint holds it."""
+
+    number: int
+    checkpoint: Path
+    logging: Mapping[str, Sequence[float]]
+
+    @property
+    def epochs(self) -> int:
+        return len(self.logging["train_losses"])
+
+    @property
+    def finished(self) -> bool:
+        return self.checkpoint.name == "checkpoint_final.pth"
+
+    @property
+    def seconds(self) -> float:
+        """Time in epochs, without what lies between them."""
+        starts, ends = self.logging["epoch_start_timestamps"], self.logging["epoch_end_timestamps"]
+        return float(sum(end - start for start, end in zip(starts, ends, strict=False)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A dataset and, where there is one, a training on it.
+
+    Attributes:
+        files: the dataset's working folder.
+        dataset_json: of the raw dataset.
+        model: folder of the training inside the dataset's results.
+        fold: the fold's folder, None before training.
+        pred, gt: the masks of the user's two folders by case.
+        pred_name: name of the folder of predictions.
+        remarks: what a reader must know before anything else, a sentence each.
+    """
+
+    files: Workspace
+    dataset_json: Mapping[str, Any]
+    model: str
+    fold: FoldFolder | None
+    pred: Mapping[str, Path] = field(default_factory=dict)
+    pred_name: str = ""
+    gt: Mapping[str, Path] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What `pseudo_label` wrote about itself; empty while the labels are incomplete."""
+        return dict(self.dataset_json.get("clisc") or {})
+
+    @property
+    def final_pass(self) -> str:
+        """The CAM that prompted SAM: `amda` or `raw`."""
+        settings = self.record.get("settings", {})
+        if "amda" in settings:
+            return "amda" if settings["amda"].get("alpha", 0) > 0 else "raw"
+        return "amda" if any((self.files.root / "roi_amda").glob(f"*{ENDING}")) else "raw"
+
+    def roi(self, case: str) -> Path:
+        """The ROI that prompted SAM."""
+        return self.files.root / f"roi_{self.final_pass}" / f"{case}{ENDING}"
+
+    def cam(self, case: str) -> Path:
+        """The CAM behind that ROI."""
+        return self.files.root / f"cam_{self.final_pass}" / f"{case}.npz"
+
+    def prediction(self, case: str) -> tuple[Path, str] | None:
+        """A network's mask of a case and whose it is: the user's, else the validation's, else round 1's."""
+        if case in self.pred:
+            return self.pred[case], f"prediction, {self.pred_name}"
+        if self.fold is not None:
+            places = (
+                (self.fold.path / "validation" / f"{case}{ENDING}", "network, validation"),
+                (self.fold.prediction(case, ENDING), "network, round 1"),
+            )
+            return next(((path, whose) for path, whose in places if path.is_file()), None)
+        return None
+
+    def test_image(self, case: str) -> Path | None:
+        """The scan of a case outside `imagesTr`."""
+        path = self.files.dataset / "imagesTs" / f"{case}_0000{ENDING}"
+        return path if path.is_file() else None
+
+
+def find_run(dataset_id: int, model: Model, *, pred: Path | None = None, gt: Path | None = None) -> Run:
+    """Find everything there is of a dataset.
+
+    Raises:
+        ClisError: not labelled, a model that was named and is not there, or a folder of masks that fits no case.
+    """
+    dataset = raw_dataset(dataset_id)
+    files = Workspace(dataset)
+    cases = files.cases()
+    if not (files.root / "slice_labels.csv").is_file():
+        raise ClisError(f"-d {dataset_id}: {dataset} has no pseudo-labels; run `nnUNetv2_clisc pseudo_label` first")
+    fold, remarks = _find_fold(dataset.name, model)
+    predictions = mask_files(pred) if pred is not None else {}
+    references = mask_files(gt) if gt is not None else {}
+    if gt is not None and gt.resolve() == files.labels_dir.resolve():
+        raise ClisError(f"--gt {gt}: holds the pseudo-labels themselves; name a folder of masks drawn by hand")
+    if references and not references.keys() & {*cases, *predictions}:
+        raise ClisError(f"--gt {gt}: has no mask of a case in {files.images_dir} or --pred; name the folder of masks")
+    dataset_json = read_json(dataset / "dataset.json")
+    strangers = [case for case in predictions if case not in cases and not _test_image(dataset, case).is_file()]
+    if strangers:
+        raise ClisError(f"--pred {pred}: {dataset} has no scan of case {strangers[0]}; give predictions of this data")
+    if fold is not None:
+        remarks += _relabelled_since(fold, dataset_json)
+    if "clisc" not in dataset_json:
+        remarks.append(
+            "Labelling is not complete: dataset.json has no entry clisc. Run pseudo_label again; it goes on."
+        )
+    if not references:
+        remarks.append("No masks were given (--gt), so nothing here says how good a mask is, only where parts agree.")
+    name = pred.resolve().name if pred is not None else ""
+    return Run(files, dataset_json, model.folder, fold, predictions, name, references, remarks)
+
+
+def slice_labels(run: Run) -> dict[str, CaseSlices]:
+    """The slice labels of every case.
+
+    Raises:
+        ClisError: the table is not ours.
+    """
+    table = run.files.root / "slice_labels.csv"
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for row in read_table(table, ("case", "slice", "label", "probability", "confident")):
+        found.setdefault(row["case"], {})[_number(table, row["slice"], int)] = row
+    result = {}
+    for case, rows in found.items():
+        record = run.files.root / "slice_labels" / f"{case}.json"
+        order = read_json(record)["file_slices"] if record.is_file() else sorted(rows)
+        if sorted(order) != sorted(rows):
+            raise ClisError(f"{table}: {case} has other slices than its scan; run `nnUNetv2_clisc pseudo_label` again")
+        result[case] = CaseSlices(
+            order,
+            [_number(table, rows[z]["probability"], float) for z in order],
+            [_number(table, rows[z]["label"], int) for z in order],
+            [_number(table, rows[z]["confident"], int) for z in order],
+        )
+    return result
+
+
+def labelling_summary(run: Run) -> dict[str, dict[str, int]]:
+    """Counts of every case from `summary.csv`; empty while the labelling is incomplete."""
+    table = run.files.root / "summary.csv"
+    columns = ("slices", "tumour_slices", "prompted_slices", "roi_voxels", "mask_voxels")
+    if not table.is_file():
+        return {}
+    return {
+        row["case"]: {name: _number(table, row[name], int) for name in columns}
+        for row in read_table(table, ("case", *columns))
+    }
+
+
+def decisions(run: Run) -> tuple[list[Decision], Mapping[str, Any]]:
+    """What S3F decided, a row of `similarities.csv` each, and its summary; nothing before S3F is done."""
+    if run.fold is None or not (run.fold.s3f / "summary.json").is_file():
+        return [], {}
+    table = run.fold.s3f / "similarities.csv"
+    found = []
+    for row in read_table(table, ("case", "similarity", "kept", "predicted_voxels", "sam_voxels", "reason")):
+        sam = _number(table, row["sam_voxels"], int) if row["sam_voxels"] else None
+        value = _number(table, row["similarity"], float) if row["similarity"] else None
+        agreement = Agreement(row["case"], _number(table, row["predicted_voxels"], int), sam, value)
+        found.append(Decision(agreement, row["kept"] == "1", row["reason"]))
+    return found, read_json(run.fold.s3f / "summary.json")
+
+
+def training_curves(run: Run) -> list[Curves]:
+    """The curves of each round that has a checkpoint."""
+    found: list[Curves] = []
+    if run.fold is None:
+        return found
+    for number in range(1, run.fold.rounds + 1):
+        path = newest_checkpoint(run.fold.round(number))
+        if path is not None:
+            found.append(Curves(number, path, read_checkpoint(path)["logging"]))
+    return found
+
+
+def split_of(run: Run) -> dict[str, str]:
+    """`train` or `val` by case in the reported fold; empty where nothing says so."""
+    number = run.model.rsplit("_", 1)[-1]
+    prepared = Path(os.environ.get("nnUNet_preprocessed") or "") / run.files.dataset.name / "splits_final.json"
+    path = next((p for p in (prepared, run.files.dataset / "splits_final.json") if p.is_file()), None)
+    if path is None or not number.isdigit():
+        return {}
+    folds = read_json(path)
+    return (
+        {case: part for part, cases in folds[int(number)].items() for case in cases} if int(number) < len(folds) else {}
+    )
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV written by this package.
+
+    Raises:
+        ClisError: unreadable, or not with these columns.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ClisError(f"{path}: cannot be read as CSV ({error}); make it again") from error
+    if not set(columns) <= set(reader.fieldnames or ()) or any(None in row.values() for row in rows):
+        raise ClisError(f"{path}: not our table with the columns {','.join(columns)}; make it again")
+    return rows
+
+
+def _number(path: Path, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ClisError(f"{path}: '{text}' is not a number; make the table again") from None
+
+
+def _test_image(dataset: Path, case: str) -> Path:
+    return dataset / "imagesTs" / f"{case}_0000{ENDING}"
+
+
+def _find_fold(dataset: str, model: Model) -> tuple[FoldFolder | None, list[str]]:
+    """The fold's folder if it was begun, else a remark; an error where the user named it."""
+    root = os.environ.get("nnUNet_results")
+    path = Path(root or "") / dataset / model.folder
+    if root and path.is_dir():
+        state = read_json(path / "clisc_state.json") if (path / "clisc_state.json").is_file() else {}
+        rounds, stage = int(state.get("rounds", 1)), state.get("stage", "")
+        remarks = [] if stage in ("done", "") else [f"Training is not finished: this fold is in stage {stage}."]
+        return FoldFolder(path, rounds), remarks
+    trained = sorted(f"{p.parent.name}/{p.name}" for p in (Path(root) / dataset).glob("*__*/fold_*")) if root else []
+    if model.named:
+        what = f"trained so far: {', '.join(trained)}" if trained else "nothing is trained yet; leave these flags out"
+        raise ClisError(f"-tr/-p/-c/-f: nnUNet_results has no {dataset}/{model.folder}; {what}")
+    remark = f"No training of {model.folder}: curves, S3F and predictions of the network are missing."
+    if not root:
+        remark += " The variable nnUNet_results is not set."
+    if trained:
+        remark += f" Name one with -tr, -p and -f: {', '.join(trained)}."
+    return None, [remark]
+
+
+def _relabelled_since(fold: FoldFolder, dataset_json: Mapping[str, Any]) -> list[str]:
+    path = fold.path.parent / "dataset.json"
+    if path.is_file() and read_json(path).get("clisc") != dataset_json.get("clisc"):
+        return ["The dataset was labelled with other settings or weights after this training: it learned from others."]
+    return []
