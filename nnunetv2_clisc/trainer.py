@@ -118,7 +118,7 @@ class Small:
     network_settings = NetworkSettings(features=(8, 16, 32, 64, 128), patch=(32, 96, 96))
     epochs = 30
     learning_rate = 0.05  # a hundredth of the paper's steps must go further each
-    min_iterations = 16
+    min_iterations = 32
     warm_start = True  # too few steps to learn everything twice
     mirror_at_inference = False
     relabelling_step = 1.0  # a third of the time for a hundredth of Dice on real scans

@@ -96,18 +96,23 @@ class Protocol:
         camera: blur, noise and window.
         tissues: attributes of :class:`~pseudo_labeling.embedded.anatomy.Head` that the sequence decides.
         contrast: of the lesions against white matter.
+        kind: of the lesions, without a dark core.
+        radius_range: of the lesions' main lobes, in head units.
     """
 
     camera: _Camera
     tissues: dict[str, float]
     contrast: float
+    kind: str
+    radius_range: tuple[float, float] = (0.26, 0.45)
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, stripped: bool) -> Protocol:
         """Draw one; its lesions are never faint."""
         head = Head(rng, stripped=stripped)
         tissues = {name: float(getattr(head, name)) for name in TISSUE_CONTRASTS}
-        return cls(_Camera.draw(rng, stripped), tissues, float(rng.uniform(0.5, 1.0)))
+        kind = str(rng.choice(("homogeneous", "heterogeneous", "graded")))
+        return cls(_Camera.draw(rng, stripped), tissues, float(rng.uniform(0.5, 1.0)), kind)
 
     def dress(self, head: Head, rng: np.random.Generator) -> Head:
         """Give a head the tissue contrasts of this protocol, within some per cent."""
@@ -180,11 +185,12 @@ def phantom_volume(
         growth = None
         if lesion:
             level = float(rng.uniform(0.42, 0.78))
+            radii = protocol.radius_range if protocol is not None else (0.2, 0.45)
             growth = Lesion.in_slice(
-                rng, head.slice(level, size), level, centred=True, radius_range=(0.2, 0.45), planes_per_cell=0.6
+                rng, head.slice(level, size), level, centred=True, radius_range=radii, planes_per_cell=0.6
             )
             if protocol is not None:
-                growth.contrast = protocol.contrast * float(np.exp(rng.normal(0, 0.15)))
+                growth.kind, growth.contrast = protocol.kind, protocol.contrast * float(np.exp(rng.normal(0, 0.15)))
         volume, masks = [], []
         for level in levels:
             anatomy = head.slice(float(level), size)
