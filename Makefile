@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test test-slow slurm-test browser-test demo lint clean
+.PHONY: setup test test-slow slurm-test browser-test bench demo lint clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/bench.py -o bench.json
 
 demo: setup
 	$(BIN)/nnUNetv2_clisc demo -o demo_output

@@ -1,0 +1,104 @@
+"""The whole labelling path with embedded weights: against the one-by-one way, and at 1, 2, 4 and 8 times the cases."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pseudo_labeling.pipeline import PseudoLabeling
+from pseudo_labeling.slices import read_slices
+from pseudo_labeling.workspace import Workspace
+from speed.data import EMBEDDED, embedded_settings, raw_dataset
+from speed.measure import Clock, in_process
+
+
+def compare(cases: int, shape: tuple[int, int, int], epochs: int, device: str) -> dict[str, Any]:
+    """Seconds of both ways through the same slices, slices a second of each stage, peak memory, agreement.
+
+    Loading the networks counts on both sides, making the phantoms on neither.
+    """
+    settings = embedded_settings(epochs)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset = raw_dataset(folder / "Dataset501_Bench", cases, shape)
+        ours, peak = in_process(_label, dataset, epochs, device)
+        theirs, their_peak = in_process(_one_by_one, dataset, folder, epochs, device)
+        agreement = _mean_dice(Workspace(dataset), Workspace(folder / "one_by_one"))
+    seconds, theirs_seconds = sum(ours["seconds"].values()), sum(theirs.values())
+    return {
+        "label_ratio": theirs_seconds / seconds,
+        "label_ratio_without_figures": (theirs_seconds - theirs["figures"]) / seconds,
+        "label_ratio_without_training": (theirs_seconds - theirs["classifier"])
+        / (seconds - ours["seconds"]["classifier"]),
+        "seconds": ours["seconds"],
+        "one_by_one_seconds": theirs,
+        "slices_per_second": ours["slices_per_second"],
+        "peak_memory_gib": peak / 2**30,
+        "one_by_one_peak_memory_gib": their_peak / 2**30,
+        "dice_between_both": agreement,
+        "cases": cases,
+        "shape": shape,
+        "settings": settings.to_dict(),
+    }
+
+
+def scaling(base: int, shape: tuple[int, int, int], epochs: int, device: str) -> dict[str, Any]:
+    """Time and peak memory at 1, 2, 4 and 8 times `base` cases, a fresh process each, and the exponent of time."""
+    rows = []
+    for factor in (1, 2, 4, 8):
+        with tempfile.TemporaryDirectory() as name:
+            dataset = raw_dataset(Path(name) / "Dataset501_Bench", base * factor, shape)
+            result, peak = in_process(_label, dataset, epochs, device)
+        row = {"cases": base * factor, "seconds": sum(result["seconds"].values()), "peak_memory_gib": peak / 2**30}
+        print(f"  {row['cases']} cases: {row['seconds']:.1f} s, {row['peak_memory_gib']:.2f} GiB", flush=True)
+        rows.append(row)
+    cases, seconds = ([row[name] for row in rows] for name in ("cases", "seconds"))
+    exponent, _ = np.polyfit(np.log(cases), np.log(seconds), 1)
+    memory = [row["peak_memory_gib"] for row in rows]
+    return {"time_exponent": float(exponent), "memory_growth": memory[-1] / memory[0], "rows": rows, "shape": shape}
+
+
+def _label(dataset: Path, epochs: int, device: str) -> dict[str, Any]:
+    """Label a dataset; seconds of the stages and slices a second in each."""
+    clock = Clock(device)
+    run = PseudoLabeling(dataset, embedded_settings(epochs), EMBEDDED, device=device, overlay_every=4)
+    with clock.timed("slice labels"):
+        run.slice_labels(run.cases)
+    with clock.timed("classifier"):
+        run.classifier()
+    with clock.timed("masks"):
+        run.masks(run.cases)
+    with clock.timed("finish"):
+        summary = run.finish()
+    slices, prompted = (sum(row[name] for row in summary.rows) for name in ("slices", "prompted_slices"))
+    rates = {
+        "slice labels": slices / clock.seconds["slice labels"],
+        "masks (CAM, ROI, SAM)": prompted / clock.seconds["masks"],
+        "whole path": slices / clock.total,
+    }
+    start = time.perf_counter()
+    for case in run.cases:
+        read_slices(Workspace(dataset).image(case))
+    rates["reading and windowing"] = slices / (time.perf_counter() - start)
+    return {"seconds": clock.seconds, "slices_per_second": rates}
+
+
+def _one_by_one(dataset: Path, folder: Path, epochs: int, device: str) -> dict[str, float]:
+    from speed.one_by_one import label_one_by_one
+
+    return label_one_by_one(dataset, folder, embedded_settings(epochs), device)
+
+
+def _mean_dice(first: Workspace, second: Workspace) -> float:
+    from speed.one_by_one import stack_from_image_file
+
+    found = []
+    for case in first.cases():
+        a, b = (stack_from_image_file(files.label(case)) for files in (first, second))
+        total = int(a.sum() + b.sum())
+        found.append(2 * int((a & b).sum()) / total if total else 1.0)
+    return float(np.mean(found))
