@@ -104,7 +104,9 @@ class Command:
     def __call__(self) -> None:
         """Run it; its output is the job's log, and the job fails when it does."""
         program = Path(sys.executable).parent / self.words[0]
-        subprocess.run([str(program), *self.words[1:]], env=os.environ | self.environment, check=True)
+        code = subprocess.run([str(program), *self.words[1:]], env=os.environ | self.environment).returncode
+        if code != 0:  # the command has said why; a traceback of ours would only hide it
+            raise SystemExit(code if code > 0 else 128 - code)
 
     def checkpoint(self) -> Any:
         """What submitit queues again when the time limit comes near: the same, since every command resumes."""

@@ -77,8 +77,10 @@ def test_job_runs_the_command_of_this_environment_and_fails_with_it(capfd: pytes
     program = Path(sys.executable).name
     Command([program, "-c", "import os; print(os.environ['A'] + os.environ['HOME'])"], {"A": "told: "})()
     assert capfd.readouterr().out.strip() == f"told: {os.environ['HOME']}"
-    with pytest.raises(Exception, match="exit status 3"):
-        Command([program, "-c", "raise SystemExit(3)"], {})()
+    for code, expected in (("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)):
+        with pytest.raises(SystemExit) as caught:
+            Command([program, "-c", code], {})()
+        assert caught.value.code == expected
 
 
 def test_without_submitit_or_slurm_the_user_is_told(clisc: Run, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

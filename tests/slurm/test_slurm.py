@@ -36,7 +36,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc", "OMP_NUM_THREADS"):
-            patch.setenv(name, "0" if name == "nnUNet_n_proc_DA" else "1")
+            patch.setenv(name, "1")
         yield folder
         for job in states():
             subprocess.run(["scancel", job], check=False)
@@ -48,7 +48,9 @@ def one_process(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> dict[s
     """The labels of an uninterrupted run without Slurm."""
     parent = tmp_path_factory.mktemp("one_process")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_raw", str(parent))
+        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+            patch.setenv(name, str(parent / name))
+            (parent / name).mkdir()
 
         def run(*arguments: object) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
