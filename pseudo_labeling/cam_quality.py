@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from scipy.integrate import trapezoid
 from torch import nn
-from torch.nn import functional as F
 
 from pseudo_labeling.classifier import SliceClassifier
 from pseudo_labeling.slice_labels import HEAD_LEVEL
@@ -45,8 +44,8 @@ def deletion_and_insertion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability of a tumour while pixels are taken away or given, most important first (Petsiuk et al., BMVC 2018).
 
-    Deleted pixels take the median of the slice's head, so that no black hole is made; insertion begins with a slice so
-    blurred that no lesion is left.
+    Both curves run between the slice and a slice whose head has its median everywhere: no black hole is made, no lesion
+    is left, and air stays air. (A blurred slice, as in that paper, would keep a large lesion.)
 
     Args:
         classifier: on the device of `inputs`.
@@ -57,19 +56,17 @@ def deletion_and_insertion(
     Returns:
         deletion and insertion curve, each `(n, steps + 1)` in [0, 1].
     """
-    count, size = len(inputs), inputs.shape[-1]
-    flat = inputs.reshape(count, -1)
-    head = torch.where(flat > HEAD_LEVEL / 255, flat, torch.nan)
-    fill = head.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0).expand_as(flat)
-    blurred = _blurred(inputs, size // 10).reshape(count, -1)
-    ranked = order.reshape(count, -1).to(flat.device).argsort(dim=1, descending=True)
+    flat = inputs.reshape(len(inputs), -1)
+    head = flat > HEAD_LEVEL / 255
+    median = torch.where(head, flat, torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    empty = torch.where(head, median, flat)
+    ranked = order.reshape(len(inputs), -1).to(flat.device).argsort(dim=1, descending=True)
     curves: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for step in range(steps + 1):
         chosen = torch.zeros_like(flat, dtype=torch.bool)
         chosen.scatter_(1, ranked[:, : round(step / steps * flat.shape[1])], True)
-        for curve, image in zip(
-            curves, (torch.where(chosen, fill, flat), torch.where(chosen, flat, blurred)), strict=True
-        ):
+        images = torch.where(chosen, empty, flat), torch.where(chosen, flat, empty)
+        for curve, image in zip(curves, images, strict=True):
             curve.append(classifier(image.reshape(inputs.shape)).softmax(dim=1)[:, 1].cpu())
     deletion, insertion = (torch.stack(curve, dim=1).numpy() for curve in curves)
     return deletion, insertion
@@ -93,10 +90,3 @@ def hits(cam: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     counted = [z for z in range(len(cam)) if mask[z].any() and cam[z].any()]
     return np.array([mask[z].ravel()[int(cam[z].argmax())] for z in counted], dtype=bool)
-
-
-def _blurred(inputs: torch.Tensor, radius: int) -> torch.Tensor:
-    """Two box filters of `2 radius + 1` pixels."""
-    for _ in range(2):
-        inputs = F.avg_pool2d(inputs, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-    return inputs
