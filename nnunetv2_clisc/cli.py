@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sam_prompted(commands)
     _add_baseline(commands)
     _add_ablate(commands)
+    _add_sanity(commands)
     _add_weights(commands)
     _add_export(commands)
     _add_report(commands)
@@ -527,6 +528,33 @@ def _ablate(args: argparse.Namespace) -> int:
         )
     )
     print(f"tables, curves and predictions: {args.output}")
+    return 0
+
+
+def _add_sanity(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("sanity", help="do CLIP and the CAM heed what they are asked? controls of both")
+    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID", help="pseudo-labelled dataset")
+    parser.add_argument("--gt", type=Path, metavar="DIR", help="masks of training cases, for evaluation only")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="(default: clisc/sanity in the raw dataset)")
+    parser.add_argument("--cases", type=_up_to_128, default=12, metavar="N", help="how many cases (default: 12)")
+    parser.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--seed", type=int, default=0, help="of the randomised weights (default: 0)")
+    parser.set_defaults(run=_sanity)
+
+
+def _sanity(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.sanity import sanity
+
+    print(
+        sanity(
+            args.dataset_id,
+            gt=args.gt,
+            output=args.output,
+            cases=args.cases,
+            device=args.device,
+            seed=args.seed,
+        )
+    )
     return 0
 
 

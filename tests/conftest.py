@@ -89,3 +89,21 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def label_arguments(seed: int = 0, more: Sequence[object] = ()) -> list[object]:
     """Arguments of a quick `pseudo_label` of dataset 501."""
     return ["pseudo_label", "-d", 501, "-device", "cpu", "--weights", "embedded", "--seed", seed, *QUICK, *more]
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
+    """nnU-Net's folders with the pseudo-labelled dataset 501; never written to by a test."""
+    parent = tmp_path_factory.mktemp("labelled")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (parent / name).mkdir()
+            patch.setenv(name, str(parent / name))
+
+        def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+            command = [program("nnUNetv2_clisc"), *map(str, arguments)]
+            return subprocess.run(command, check=True, capture_output=True, text=True)
+
+        convert(run, scans, "--labels", scans / "labels")
+        run(*label_arguments())
+    return parent

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from nnunetv2_clisc.ablation_runs import RUNS, chosen_runs
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.s3f import keep_all, kept_cases, load_agreement
-from tests.conftest import Run, convert, label_arguments, program
+from tests.conftest import Run
 from tests.test_cli import last_line
 from tests.test_rounds import TRAIN, fold, fold_of, trained  # noqa: F401  (fixtures)
 from tests.tiny_nnunet import ENVIRONMENT, TinyDataset, digest
@@ -27,29 +26,21 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
-    """nnU-Net's folders with the labelled and preprocessed dataset 501; never written to by a test."""
-    parent = tmp_path_factory.mktemp("labelled")
+def prepared(labelled: Path) -> Path:
+    """The labelled dataset, planned and preprocessed."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (parent / name).mkdir()
-            patch.setenv(name, str(parent / name))
-
-        def run(*arguments: object) -> None:
-            subprocess.run([program("nnUNetv2_clisc"), *map(str, arguments)], check=True, capture_output=True)
-
-        convert(run, scans, "--labels", scans / "labels")  # type: ignore[arg-type]
-        run(*label_arguments())
+            patch.setenv(name, str(labelled / name))
         extract_fingerprints([501], num_processes=1)
         preprocess([501], plan_experiments([501]), configurations=["3d_fullres"], num_processes=[1])
-    return parent
+    return labelled
 
 
 @pytest.fixture
-def data(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment of that dataset, with results of the test's own; its raw folder."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-        monkeypatch.setenv(name, str(labelled / name))
+        monkeypatch.setenv(name, str(prepared / name))
     (tmp_path / "nnUNet_results").mkdir()
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "nnUNet_results"))
     for name, value in ENVIRONMENT.items():
@@ -58,7 +49,7 @@ def data(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (tmp_path / "extension" / "mine.py").write_text("from tests.tiny_nnunet import QuickTrainer\n")
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "extension"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return labelled / "nnUNet_raw" / "Dataset501_P"
+    return prepared / "nnUNet_raw" / "Dataset501_P"
 
 
 def times(folder: Path, pattern: str) -> dict[Path, int]:
@@ -162,13 +153,13 @@ def test_a_branch_goes_on_in_round_2_with_other_cases(
 
 @pytest.mark.slow
 def test_network_runs_share_round_1_resume_and_repeat(data: Path, tmp_path: Path, scans: Path) -> None:
-    out, only = tmp_path / "out", ["no-self-training", "no-s3f", "full", "beta-20", "beta-40"]
+    out = tmp_path / "out"
     raw, preprocessed = digest(data), digest(Path(os.environ["nnUNet_preprocessed"]))
 
-    def run(seeds: int = 1) -> str:
-        return ablate(501, out, only=only, trainer="QuickTrainer", device="cpu", gt=scans / "labels", seeds=seeds)
+    def run(*names: str, seeds: int = 1) -> str:
+        return ablate(501, out, only=names, trainer="QuickTrainer", device="cpu", gt=scans / "labels", seeds=seeds)
 
-    run()
+    run("no-self-training", "no-s3f", "full", "beta-20", "beta-40")
     assert (digest(data), digest(Path(os.environ["nnUNet_preprocessed"]))) == (raw, preprocessed)
     assert not any(Path(os.environ["nnUNet_results"]).iterdir())
     networks = out / "networks" / "seed_0"
@@ -191,11 +182,11 @@ def test_network_runs_share_round_1_resume_and_repeat(data: Path, tmp_path: Path
     state = lost.with_name("clisc_state.json")
     state.write_text(json.dumps(json.loads(state.read_text()) | {"stage": "round_2"}))
     lost.unlink()
-    run()
+    run("no-s3f", "full", "beta-40")
     again = times(networks, "*/**/fold_0/checkpoint_final.pth")
     assert {path for path in finals if again[path] != finals[path]} == {lost}
 
-    assert "over 2 seeds" in run(seeds=2)
+    assert "over 2 seeds" in run("full", seeds=2)
     assert times(networks, "*/**/fold_0/checkpoint_final.pth") == again
     seeded = json.loads((out / "networks/seed_1/preprocessed/Dataset501_P/dataset.json").read_text())
     assert seeded["clisc"]["settings"]["seed"] == 1000

@@ -11,35 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tests.conftest import Run, convert, files_of, label_arguments
+from tests.conftest import Run, files_of
 from tests.test_cli import last_line
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
-    """nnUNet_raw with the labelled dataset 501; never written to by a test."""
-    import subprocess
-
-    from tests.conftest import program
-
-    parent = tmp_path_factory.mktemp("labelled")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (parent / name).mkdir()
-            patch.setenv(name, str(parent / name))
-
-        def run(*arguments: object) -> None:
-            subprocess.run([program("nnUNetv2_clisc"), *map(str, arguments)], check=True, capture_output=True)
-
-        convert(run, scans)  # type: ignore[arg-type]
-        run(*label_arguments())
-    return parent / "nnUNet_raw"
 
 
 @pytest.fixture
 def dataset(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("nnUNet_raw", str(labelled))
-    return labelled / "Dataset501_P"
+    monkeypatch.setenv("nnUNet_raw", str(labelled / "nnUNet_raw"))
+    return labelled / "nnUNet_raw" / "Dataset501_P"
 
 
 def baseline(method: str, images: Path, out: Path, *more: object) -> list[object]:

@@ -1,0 +1,235 @@
+"""The command `sanity`: do CLIP and the CAM heed what they are asked, or would anything have given these labels?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from tqdm import tqdm
+
+from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.labelling import raw_dataset, usable_device
+from nnunetv2_clisc.stages import auc
+from nnunetv2_clisc.statistics import summarise
+from nnunetv2_clisc.tables import NOTHING, Table, number
+from pseudo_labeling.cam import LayerCam, case_cam
+from pseudo_labeling.cam_quality import area, deletion_and_insertion, hits, randomised
+from pseudo_labeling.classifier import classifier_input, classifier_slices
+from pseudo_labeling.first_pass import FirstPass
+from pseudo_labeling.prompt_controls import OWN, controlled_labels, kappa
+from pseudo_labeling.roi import roi_from_cam
+from pseudo_labeling.slice_labels import HEAD_LEVEL
+from pseudo_labeling.slices import Scan, read_scan, window_volume
+from pseudo_labeling.workspace import ENDING, Workspace, write_bytes, write_json
+
+CURVE_SLICES = 4  # of a case, for deletion and insertion
+TRAINED, RANDOM, NOTHING_LEARNED = "trained classifier", "randomised classifier", "no CAM (all of a tumour slice)"
+CHANCE = "random order"
+
+
+@dataclass
+class Found:
+    """What was measured so far, by control."""
+
+    called: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    probability: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    lesion: list[np.ndarray] = field(default_factory=list)
+    roi_dice: dict[str, list[float]] = field(default_factory=dict)
+    deletion: dict[str, list[float]] = field(default_factory=dict)
+    insertion: dict[str, list[float]] = field(default_factory=dict)
+    pointing: dict[str, list[float]] = field(default_factory=dict)
+
+
+def sanity(
+    dataset_id: int,
+    *,
+    gt: Path | None = None,
+    output: Path | None = None,
+    cases: int = 12,
+    device: str | None = None,
+    seed: int = 0,
+) -> str:
+    """Run all controls on some training cases; nothing is trained and no label changes.
+
+    Args:
+        dataset_id: of a dataset that `pseudo_label` has been through.
+        gt: masks; then only cases with a mask are taken, and slice labels and maxima are judged by them too.
+        output: folder for `sanity.md` and `sanity.json`; by default `clisc/sanity` in the raw dataset.
+        cases: how many, spread evenly over the names.
+        device: `cpu` or `cuda`.
+        seed: of the randomised weights and the random order.
+
+    Returns:
+        The tables as Markdown.
+
+    Raises:
+        ClisError, PseudoLabelError: whatever the user can mend, in one line.
+    """
+    files = Workspace(raw_dataset(dataset_id))
+    first_pass = FirstPass(files, usable_device(device))
+    first_pass.facts(first_pass.final, sam=False)
+    names = files.cases()
+    if gt is not None:
+        names = [case for case in names if (gt / f"{case}{ENDING}").is_file()]
+        if not names:
+            raise ClisError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
+    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cases, len(names))).astype(int))]
+    found, checks = Found(), _Checks(first_pass, seed)
+    for case in tqdm(names, desc="sanity", unit="case"):
+        scan = read_scan(files.image(case))
+        mask = None if gt is None else _mask(scan, gt / f"{case}{ENDING}")
+        checks.case(scan, mask, found)
+    rows = _rows(found)
+    text = "\n\n".join(f"**{t.caption}**\n\n{t.to_markdown()}" for t in _tables(rows, len(names))) + "\n"
+    folder = output or files.root / "sanity"
+    write_json(folder / "sanity.json", {"cases": names, "seed": seed, **rows})
+    write_bytes(folder / "sanity.md", text.encode())
+    return text
+
+
+class _Checks:
+    """Every control on one case after the other."""
+
+    def __init__(self, first_pass: FirstPass, seed: int) -> None:
+        self.first = first_pass
+        self.rng = np.random.default_rng(seed)
+        trained = first_pass.classifier(first_pass.final)
+        self.classifiers = {TRAINED: trained, RANDOM: randomised(trained, seed)}
+
+    def case(self, scan: Scan, mask: np.ndarray | None, found: Found) -> None:
+        first, settings = self.first, self.first.settings
+        slices = window_volume(scan.volume, settings.window)
+        labelled = controlled_labels(slices, scan.slice_mm, first.networks.clip, settings.slice_labels, first.device)
+        for name, labels in labelled.items():
+            found.called.setdefault(name, []).append(labels.label)
+            found.probability.setdefault(name, []).append(labels.probability)
+        if mask is not None:
+            found.lesion.append(np.asarray(mask.any(axis=(1, 2))))
+        label = labelled[OWN].label
+        if not label.any():
+            return
+        inputs = classifier_input(classifier_slices(slices, settings.classifier.image_size))
+        size = (int(slices.shape[1]), int(slices.shape[2]))
+        rois = {}
+        for name, classifier in self.classifiers.items():
+            cam = case_cam(
+                inputs, label, size, LayerCam(classifier, settings.cam.layers), first.device,
+                weighted=settings.cam.weighted,
+            )  # fmt: skip
+            rois[name] = roi_from_cam(cam, slices, settings.roi)
+            if mask is not None:
+                found.pointing.setdefault(name, []).extend(map(float, hits(cam, mask)))
+        everywhere = np.zeros(slices.shape, dtype=np.float16)
+        everywhere[label == 1] = 1
+        by_brightness = settings.roi.brightness  # without, a CAM of ones has no threshold
+        rois[NOTHING_LEARNED] = roi_from_cam(everywhere, slices, settings.roi) if by_brightness else everywhere > 0
+        for name in (RANDOM, NOTHING_LEARNED):
+            found.roi_dice.setdefault(name, []).append(_dice(rois[name], rois[TRAINED]))
+        if mask is not None:
+            head = slices > HEAD_LEVEL
+            struck = [z for z in np.flatnonzero(label) if mask[z].any() and head[z].any()]
+            found.pointing.setdefault(CHANCE, []).extend(
+                float((mask[z] & head[z]).sum() / head[z].sum()) for z in struck
+            )
+        self._curves(inputs, label, found)
+
+    def _curves(self, inputs: torch.Tensor, label: np.ndarray, found: Found) -> None:
+        tumour = np.flatnonzero(label)
+        chosen = tumour[np.unique(np.linspace(0, len(tumour) - 1, CURVE_SLICES).astype(int))]
+        batch = inputs[chosen].to(self.first.device)
+        layers = self.first.settings.cam.layers
+        orders = {name: LayerCam(model, layers)(batch.clone()) for name, model in self.classifiers.items()}
+        orders[CHANCE] = torch.from_numpy(self.rng.random(tuple(orders[TRAINED].shape)).astype(np.float32))
+        for name, order in orders.items():
+            deletion, insertion = deletion_and_insertion(self.classifiers[TRAINED], batch, order.detach())
+            found.deletion.setdefault(name, []).extend(area(deletion).tolist())
+            found.insertion.setdefault(name, []).extend(area(insertion).tolist())
+
+
+def _rows(found: Found) -> dict[str, Any]:
+    """The numbers by control, None for what is undefined."""
+    own = np.concatenate(found.called[OWN])
+    lesion = np.concatenate(found.lesion) if found.lesion else None
+    prompts: dict[str, Any] = {}
+    for name in found.called:
+        called, probability = np.concatenate(found.called[name]), np.concatenate(found.probability[name])
+        prompts[name] = {
+            "slices": len(called),
+            "called": float(called.mean()),
+            "kappa": kappa(called, own),
+            "auc": None if lesion is None else auc(probability, lesion),
+        }
+    cam: dict[str, Any] = {}
+    for name in (TRAINED, RANDOM, NOTHING_LEARNED, CHANCE):
+        values = {
+            "roi_dice": found.roi_dice.get(name),
+            "deletion": found.deletion.get(name),
+            "insertion": found.insertion.get(name),
+            "pointing": found.pointing.get(name),
+        }
+        cam[name] = {key: None if not v else _summary(v) for key, v in values.items()}
+    return _finite({"prompts": prompts, "cam": cam})
+
+
+def _tables(rows: dict[str, Any], cases: int) -> list[Table]:
+    prompts = [
+        [name, f"{100 * row['called']:.1f}", number(_number(row["kappa"]), 2), number(_number(row["auc"]))]
+        for name, row in rows["prompts"].items()
+    ]
+    slices = rows["prompts"][OWN]["slices"]
+    cam = [
+        [name, *(_shown(row[key]) for key in ("roi_dice", "deletion", "insertion", "pointing"))]
+        for name, row in rows["cam"].items()
+    ]
+    return [
+        Table(
+            f"CLIP: slice labels under other prompts ({slices} slices of {cases} cases). Healthy: agreement (kappa) "
+            "with the own labels near 0 for nonsense and below 0 for swapped classes",
+            ["Prompts", "called tumour (%)", "kappa", "AUC against masks"],
+            prompts,
+        ),
+        Table(
+            "CAM (mean ± sd). Healthy: ROIs of a randomised classifier agree little with the trained one's; deletion "
+            "is low and insertion high beside a random order; the CAM's maximum lies in the lesion",
+            ["Map", "ROI Dice with trained", "deletion AUC", "insertion AUC", "pointing game"],
+            cam,
+        ),
+    ]
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    found = summarise(values)
+    return {"mean": found.mean, "sd": found.sd, "n": found.n}
+
+
+def _shown(row: dict[str, float] | None) -> str:
+    if row is None:
+        return NOTHING
+    return f"{row['mean']:.3f}" + ("" if row["sd"] is None else f" ± {row['sd']:.3f}")
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def _mask(scan: Scan, path: Path) -> np.ndarray:
+    mask = scan.stack_from_image(sitk.ReadImage(str(path)))
+    if mask.shape != scan.volume.shape:
+        raise ClisError(f"{path}: {mask.shape} voxels, but its scan has {scan.volume.shape}; give masks of these scans")
+    return mask
+
+
+def _dice(first: np.ndarray, second: np.ndarray) -> float:
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else math.nan

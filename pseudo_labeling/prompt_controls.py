@@ -1,0 +1,77 @@
+"""Does CLIP heed what it is asked? Slice labels under prompts that should change or destroy them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from pseudo_labeling.models import ClipBundle
+from pseudo_labeling.settings import SliceLabelSettings
+from pseudo_labeling.slice_labels import BATCH, SliceLabels, encode_prompts, head_fraction, labels_from_probability
+
+OWN = "own prompts"
+# what a normal and a tumour slice are called instead
+NONSENSE = {
+    "nonsense: cat and dog": ("a photo of a cat", "a photo of a dog"),
+    "nonsense: bread and bicycle": ("a slice of bread on a table", "a red bicycle in the rain"),
+}
+
+
+def controls(own: SliceLabelSettings) -> dict[str, SliceLabelSettings]:
+    """Settings of every control by name, the user's own first; only the texts differ.
+
+    Args:
+        own: of the dataset.
+    """
+    texts = {
+        OWN: (own.normal_prompt, own.tumour_prompt),
+        "swapped classes": (own.tumour_prompt, own.normal_prompt),
+        "twice the normal prompt": (own.normal_prompt, own.normal_prompt),
+        **NONSENSE,
+    }
+    return {name: replace(own, normal_prompt=normal, tumour_prompt=tumour) for name, (normal, tumour) in texts.items()}
+
+
+@torch.inference_mode()
+def slice_features(slices: np.ndarray, clip: ClipBundle, device: torch.device | str) -> torch.Tensor:
+    """CLIP's unit-length features of slices `(z, y, x)` uint8, `(z, d)` float32; encoded once for all prompts."""
+    found = []
+    for start in range(0, len(slices), BATCH):
+        batch = [clip.preprocess(Image.fromarray(image).convert("RGB")) for image in slices[start : start + BATCH]]
+        found.append(F.normalize(clip.model.encode_image(torch.stack(batch).to(device)).float(), dim=-1))
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def controlled_labels(
+    slices: np.ndarray, slice_mm: float, clip: ClipBundle, own: SliceLabelSettings, device: torch.device | str
+) -> dict[str, SliceLabels]:
+    """Slice labels of one case under every control, by the same rules.
+
+    Args:
+        slices: `(z, y, x)` uint8, windowed.
+        slice_mm: distance of neighbouring slices.
+        clip: model, preprocessing, tokenizer.
+        own: the dataset's prompts and rules.
+        device: where CLIP is.
+    """
+    features, head = slice_features(slices, clip, device), head_fraction(slices)
+    scale = clip.model.logit_scale.exp().float()
+    found = {}
+    for name, settings in controls(own).items():
+        text = encode_prompts(clip, settings, device)
+        probability = (scale * features @ text.T).softmax(dim=-1)[:, 1].cpu().numpy().astype(np.float32)
+        found[name] = labels_from_probability(probability, head, settings, slice_mm)
+    return found
+
+
+def kappa(first: np.ndarray, second: np.ndarray) -> float:
+    """Cohen's kappa of two labellings `(n,)` of 0 and 1: 1 the same, 0 as by chance, below 0 opposed."""
+    p, q = float(first.mean()), float(second.mean())
+    chance = p * q + (1 - p) * (1 - q)
+    agreement = float((first == second).mean())
+    return (agreement - chance) / (1 - chance) if chance < 1 else float("nan")
