@@ -316,6 +316,7 @@ def test_panel_shows_the_head_at_its_true_aspect_with_the_outline_in_place() -> 
     images[0, 2, 2] = 255  # noise is no head
     view = view_of(images, (1.0, 2.0))
     assert view.box == (6, 54, 16, 44)
+    assert view_of(images, (1.0, 2.0), [np.array([12.0, 30.0, 50.0, 57.0])]).box == (6, 60, 8, 55)
     assert view.size[0] / view.size[1] == pytest.approx(48 / (28 * 2.0), rel=0.02)
     mask = np.zeros((60, 60), dtype=bool)
     mask[20:30, 25:35] = True

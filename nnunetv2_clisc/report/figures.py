@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.report.charts import Chart, bounds, strip
-from nnunetv2_clisc.report.sources import CaseSlices, Curves
+from nnunetv2_clisc.report.records import CaseSlices, Curves
 from nnunetv2_clisc.s3f import Decision
 from pseudo_labeling.workspace import read_json
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,14 @@ class Shown:
     images: np.ndarray  # (z, y, x) uint8
     path: Path
 
-    @cached_property
-    def view(self) -> View:
+    def view(self, prompts: Sequence[Prompt | None] = ()) -> View:
+        """What the panels show: the head and all of the prompts' boxes."""
         x_mm, y_mm, _ = self.scan.reoriented.GetSpacing()
-        return view_of(self.images, (y_mm, x_mm))
+        return view_of(self.images, (y_mm, x_mm), [p.box for p in prompts if p is not None and p.box is not None])
+
+    def pick(self, masks: dict[str, np.ndarray | None], most: int) -> list[tuple[int, str]]:
+        """The slices to show with the reason for each; the middle one where no mask marks anything."""
+        return slices_to_show(masks, most) or [(len(self.images) // 2, "middle; nothing is marked")]
 
     def mask(self, path: Path | None) -> np.ndarray | None:
         """A mask `(z, y, x)` bool, None where there is none.
@@ -115,22 +118,23 @@ class Galleries:
         cam = self._cam(case, shown)
         prompts = prompts_from_roi(roi, shown.images, self.settings.prompts) if roi is not None else None
         rows = []
-        picks = {"SAM mask": label, "reference": reference, "prediction": prediction, "ROI": roi}
-        for z, why in slices_to_show(picks, ROWS) or [(len(shown.images) // 2, "middle; nothing is marked")]:
+        slices = shown.pick({"SAM mask": label, "reference": reference, "prediction": prediction, "ROI": roi}, ROWS)
+        view = shown.view([prompts[z] for z, _ in slices] if prompts is not None else ())
+        for z, why in slices:
             true = _reference(reference, z)
-            panels = [self._panel(shown, z, "scan", "the scan")]
+            panels = [self._panel(shown, view, z, "scan", "the scan")]
             if cam is not None:
-                panels.append(self._panel(shown, z, "CAM", "class activation map over the scan", heat=cam[z]))
+                panels.append(self._panel(shown, view, z, "CAM", "class activation map over the scan", heat=cam[z]))
             if roi is not None and prompts is not None:
                 lines = [Line(roi[z], "blue"), *true]
                 words = "outline of the ROI with box and points for SAM"
-                panels.append(self._panel(shown, z, "ROI and prompts", words, lines=lines, prompt=prompts[z]))
+                panels.append(self._panel(shown, view, z, "ROI and prompts", words, lines=lines, prompt=prompts[z]))
             if label is not None:
                 lines = [Line(label[z], "orange"), *true]
-                panels.append(self._panel(shown, z, "SAM mask", "outline of the pseudo-label", lines=lines))
+                panels.append(self._panel(shown, view, z, "SAM mask", "outline of the pseudo-label", lines=lines))
             if prediction is not None and found:
                 lines = [Line(prediction[z], "pink"), *true]
-                panels.append(self._panel(shown, z, found[1], "outline of the network's prediction", lines=lines))
+                panels.append(self._panel(shown, view, z, found[1], "outline of the network's prediction", lines=lines))
             rows.append(Row(shown.scan.file_slice(z), why, panels))
         return Pictures(case, role, self._facts(case), rows)
 
@@ -143,16 +147,17 @@ class Galleries:
         sam, reference = shown.mask(run.fold.sam_mask(case, ENDING)), shown.mask(run.gt.get(case))
         prompts = prompts_from_roi(prediction, shown.images, prompting) if prediction is not None else None
         rows = []
-        picks = {"prediction": prediction, "answer of SAM": sam}
-        for z, why in slices_to_show(picks, ROWS_DROPPED) or [(len(shown.images) // 2, "middle; nothing is marked")]:
+        slices = shown.pick({"prediction": prediction, "answer of SAM": sam}, ROWS_DROPPED)
+        view = shown.view([prompts[z] for z, _ in slices] if prompts is not None else ())
+        for z, why in slices:
             true, panels = _reference(reference, z), []
             if prediction is not None and prompts is not None:
                 lines = [Line(prediction[z], "pink"), *true]
                 words = "outline of round 1's prediction with box and points for SAM"
-                panels.append(self._panel(shown, z, "round 1 and prompts", words, lines=lines, prompt=prompts[z]))
+                panels.append(self._panel(shown, view, z, "round 1 and prompts", words, lines=lines, prompt=prompts[z]))
             if sam is not None:
                 lines = [Line(sam[z], "orange"), *true]
-                panels.append(self._panel(shown, z, "answer of SAM", "outline of SAM's mask", lines=lines))
+                panels.append(self._panel(shown, view, z, "answer of SAM", "outline of SAM's mask", lines=lines))
             rows.append(Row(shown.scan.file_slice(z), why, panels))
         facts = f"similarity {decision.agreement.similarity or 0:.3f}"
         if not decision.reason.startswith("similarity"):
@@ -169,13 +174,12 @@ class Galleries:
         shown = self._read(image)
         prediction, reference = shown.mask(self.run.pred[case]), shown.mask(self.run.gt.get(case))
         rows = []
-        for z, why in slices_to_show({"reference": reference, "prediction": prediction}, ROWS_DROPPED) or [
-            (len(shown.images) // 2, "middle; nothing is marked")
-        ]:
+        view = shown.view()
+        for z, why in shown.pick({"reference": reference, "prediction": prediction}, ROWS_DROPPED):
             lines = [*([Line(prediction[z], "pink")] if prediction is not None else []), *_reference(reference, z)]
             panels = [
-                self._panel(shown, z, "scan", "the scan"),
-                self._panel(shown, z, "prediction", "outline of the prediction", lines=lines),
+                self._panel(shown, view, z, "scan", "the scan"),
+                self._panel(shown, view, z, "prediction", "outline of the prediction", lines=lines),
             ]
             rows.append(Row(shown.scan.file_slice(z), why, panels))
         return Pictures(case, role, facts, rows)
@@ -187,6 +191,7 @@ class Galleries:
     def _panel(
         self,
         shown: Shown,
+        view: View,
         z: int,
         title: str,
         alt: str,
@@ -196,7 +201,7 @@ class Galleries:
         prompt: Prompt | None = None,
     ) -> Panel:
         words = f"{alt}, slice {shown.scan.file_slice(z)}"
-        return draw(title, words, shown.images[z], shown.view, heat=heat, lines=lines, prompt=prompt)
+        return draw(title, words, shown.images[z], view, heat=heat, lines=lines, prompt=prompt)
 
     def _cam(self, case: str, shown: Shown) -> np.ndarray | None:
         """A case's CAM `(z, y, x)`, stretched so that its hottest voxel is 1."""

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders
-from nnunetv2_clisc.report.sources import CaseSlices, Run, decisions, slice_labels
+from nnunetv2_clisc.report.records import CaseSlices, decisions, slice_labels
+from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import similarity
 from nnunetv2_clisc.stages import auc
 from pseudo_labeling.workspace import ENDING

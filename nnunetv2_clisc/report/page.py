@@ -17,15 +17,15 @@ from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.report import figures, tables
 from nnunetv2_clisc.report.galleries import DROPPED_SHOWN, Galleries
 from nnunetv2_clisc.report.measures import Measures, choose
-from nnunetv2_clisc.report.sources import (
+from nnunetv2_clisc.report.records import (
     CaseSlices,
-    Run,
     decisions,
     labelling_summary,
     slice_labels,
     split_of,
     training_curves,
 )
+from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Decision
 from nnunetv2_clisc.statistics import summarise
 from nnunetv2_clisc.tables import mean_sd
@@ -109,7 +109,7 @@ def tiles(
     if measures.slices is not None:
         f1, auc, _ = measures.slices
         found.append((f"{f1:.3f}", f"F1 of the slice labels (AUC {_or_dash(auc)})"))
-    for of, words in ((measures.labels, "pseudo-labels"), (measures.pred, f"predictions {run.pred_name}")):
+    for of, words in ((measures.labels, "pseudo-labels"), (measures.pred, f"{run.pred_name} (--pred)")):
         if of is not None:
             found.append((_mean(of), f"DSC of {words} in % ({len(of.cases)} cases)"))
     if measures.correlation is not None:

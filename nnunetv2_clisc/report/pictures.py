@@ -78,12 +78,15 @@ class View:
         return (x + 0.5 - x0) * self.size[1] / (x1 - x0), (y + 0.5 - y0) * self.size[0] / (y1 - y0)
 
 
-def view_of(images: np.ndarray, spacing: tuple[float, float], edge: int = EDGE) -> View:
-    """The box around the head in all slices of a case, the same for all its panels; specks of noise do not count.
+def view_of(
+    images: np.ndarray, spacing: tuple[float, float], boxes: Sequence[np.ndarray] = (), edge: int = EDGE
+) -> View:
+    """The part around the head in all slices of a case, the same for all its panels; specks of noise do not count.
 
     Args:
         images: `(z, y, x)` uint8.
         spacing: `(y, x)` mm.
+        boxes: `(4,)` `x0, y0, x1, y1` each, to be seen whole.
         edge: pixels of the panel's longer side.
     """
     flat = ndimage.generate_binary_structure(2, 1)[None]
@@ -91,9 +94,14 @@ def view_of(images: np.ndarray, spacing: tuple[float, float], edge: int = EDGE) 
     head: np.ndarray = np.asarray(opened.any(axis=0))
     if not head.any():
         head = np.ones_like(head)
-    rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
-    y0, x0 = max(int(rows[0]) - MARGIN, 0), max(int(columns[0]) - MARGIN, 0)
-    y1, x1 = (min(int(last[-1]) + 1 + MARGIN, length) for last, length in zip((rows, columns), head.shape, strict=True))
+    rows, columns = (
+        [*np.flatnonzero(head.any(axis=axis)), *(place for box in boxes for place in box[first::2])]
+        for axis, first in ((1, 1), (0, 0))
+    )
+    (y0, y1), (x0, x1) = (
+        (max(int(min(side)) - MARGIN, 0), min(int(max(side)) + 1 + MARGIN, length))
+        for side, length in zip((rows, columns), head.shape, strict=True)
+    )
     height, width = (y1 - y0) * spacing[0], (x1 - x0) * spacing[1]
     scale = edge / max(height, width)
     return View((y0, y1, x0, x1), (max(round(height * scale), 1), max(round(width * scale), 1)))

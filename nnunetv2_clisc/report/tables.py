@@ -11,7 +11,8 @@ from typing import Any
 from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.metrics import METRICS
 from nnunetv2_clisc.report.measures import Measures
-from nnunetv2_clisc.report.sources import CaseSlices, Curves, Run
+from nnunetv2_clisc.report.records import CaseSlices, Curves
+from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Decision
 from nnunetv2_clisc.tables import NOTHING
 from pseudo_labeling.downloads import sha256_of
@@ -68,7 +69,7 @@ def cases_table(
         "Case", "Split", *(heading for heading, _ in scored),
         *(["Similarity|S3F: Dice of round 1's prediction and SAM's answer to it", "Round 2"] if decided else []),
         "ROI~mask|Dice of ROI and pseudo-label", "Slices", "Tumour|slices labelled tumour",
-        "Prompted|slices with a ROI", "ROI|voxels", "Mask|voxels of the pseudo-label", "Mask ml",
+        "ROI|voxels", "Mask|voxels of the pseudo-label", "Mask ml",
     ]  # fmt: skip
     rows = []
     for case in run.files.cases():
@@ -81,7 +82,7 @@ def cases_table(
             decision = decided.get(case)
             row += [number(decision.agreement.similarity if decision else None, 3), _fate(decision)]
         row += [number(measures.agreement.get(case), 2), whole(depth), whole(tumour)]
-        row += [whole(known.get(name)) for name in ("prompted_slices", "roi_voxels", "mask_voxels")]
+        row += [whole(known.get(name)) for name in ("roi_voxels", "mask_voxels")]
         rows.append([*row, number(measures.label_ml.get(case), 1)])
     return HtmlTable(f"All {len(rows)} cases of imagesTr", header, rows)
 
