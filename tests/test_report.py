@@ -161,6 +161,14 @@ def test_settings_weights_and_versions_are_those_recorded(trained: Made, tmp_pat
 def test_without_masks_cases_are_chosen_by_similarity_and_no_score_is_shown(trained: Made, tmp_path: Path) -> None:
     page = Page(write_report(501, model=TRAINED, output=tmp_path / "r.html"))
     assert "by: S3F similarity" in page.text
+    similarities = rows_of(trained.fold.s3f / "similarities.csv")
+    best = max(similarities, key=lambda case: float(similarities[case]["similarity"]))
+    shown = page.text[page.text.index("by: S3F similarity") :]
+    assert (
+        shown.index("best")
+        < shown.index(best)
+        < shown.index(f"S3F similarity {float(similarities[best]['similarity']):.3f}")
+    )
     assert "No masks were given" in page.text
     assert "DSC label" not in page.table("All 7 cases")[0]
     assert "Spearman's ρ of similarity" not in page.text

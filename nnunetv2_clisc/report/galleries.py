@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.measures import Choice, Measures, pick
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
+from nnunetv2_clisc.report.records import decisions
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Decision
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
@@ -82,6 +83,7 @@ class Galleries:
         self.run = run
         self.measures = measures
         self.settings = _drawn_from(run.record.get("settings", {}))
+        self.similarities = {d.agreement.case: d.agreement.similarity for d in decisions(run)[0]}
 
     def stages(self, choice: Choice) -> list[Pictures]:
         """Scan, CAM, ROI with prompts, SAM's mask and the network's prediction of the chosen cases."""
@@ -90,10 +92,10 @@ class Galleries:
             for role, case, _ in tqdm(choice.cases, desc="pictures of cases", unit="case", disable=None)
         ]
 
-    def dropped(self, decisions: Sequence[Decision], summary: Mapping[str, Any]) -> list[Pictures]:
+    def dropped(self, decided: Sequence[Decision], summary: Mapping[str, Any]) -> list[Pictures]:
         """What S3F compared in the dropped cases, the least similar first, with the prompts of its own time."""
         prompting = _drawn_from(summary.get("settings", {})).prompts if "settings" in summary else self.settings.prompts
-        dropped = sorted((d for d in decisions if not d.kept), key=lambda d: d.agreement.similarity or 0.0)
+        dropped = sorted((d for d in decided if not d.kept), key=lambda d: d.agreement.similarity or 0.0)
         shown = tqdm(dropped[:DROPPED_SHOWN], desc="pictures of dropped cases", unit="case", disable=None)
         return [self._dropped(decision, prompting) for decision in shown]
 
@@ -217,6 +219,9 @@ class Galleries:
         for words, of in (("pseudo-label", self.measures.labels), ("round 1", self.measures.round_1)):
             if of is not None and case in of.cases:
                 facts.append(f"DSC of {words} {100 * of.cases[case]['dsc']:.1f} %")
+        similarity = self.similarities.get(case)
+        if similarity is not None:
+            facts.append(f"S3F similarity {similarity:.3f}")
         if case in self.measures.agreement:
             facts.append(f"Dice of ROI and SAM mask {self.measures.agreement[case]:.2f}")
         return ", ".join(facts)
