@@ -35,7 +35,7 @@ def classical_baseline(images: Path, output: Path, *, classes: int = CLASSES) ->
     """
 
     def segment(case: str, scan: Scan) -> np.ndarray:
-        x_mm, y_mm, _ = scan.reoriented.GetSpacing()
+        x_mm, y_mm, _ = scan.geometry[0]
         return classical_mask(window_volume(scan.volume), (y_mm, x_mm), classes)
 
     return BaselineFolder("classical", images, output).run(segment, {"classes": classes, "edge_mm": EDGE_MM})

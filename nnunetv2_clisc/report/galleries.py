@@ -55,7 +55,7 @@ class Shown:
 
     def view(self, prompts: Sequence[Prompt | None] = ()) -> View:
         """What the panels show: the head and all of the prompts' boxes."""
-        x_mm, y_mm, _ = self.scan.reoriented.GetSpacing()
+        x_mm, y_mm, _ = self.scan.geometry[0]
         return view_of(self.images, (y_mm, x_mm), [p.box for p in prompts if p is not None and p.box is not None])
 
     def pick(self, masks: dict[str, np.ndarray | None], most: int) -> list[tuple[int, str]]:
