@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pseudo_labeling.roi import large_components, opened, roi_from_cam
 from pseudo_labeling.settings import RoiSettings
@@ -72,3 +73,19 @@ def test_brightness_takes_the_roi_out_of_the_air_and_ignores_single_bright_pixel
     assert (roi & air).sum() < 0.1 * roi.sum()
     slices[6, 20, 4] = 255
     assert not roi_from_cam(cam, slices, RoiSettings(brightness=True, opening=0))[6, 20, 4]
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (3, 20, 0), (2, 9, 14), (4, 26, 24)])
+@pytest.mark.parametrize("edge", [2, 3, 5])
+def test_clean_up_near_a_border_is_that_of_the_whole_volume(corner: tuple[int, int, int], edge: int) -> None:
+    rng = np.random.default_rng(edge)
+    roi = np.zeros((12, 40, 38), dtype=bool)
+    box = tuple(slice(c, c + n) for c, n in zip(corner, (8, 14, 14), strict=True))
+    roi[box] = ndimage.gaussian_filter(rng.random((8, 14, 14)), 1.2) > 0.47
+    padded = np.pad(roi, edge, mode="edge")
+    expected = ndimage.binary_opening(padded, np.ones((edge,) * 3))[(slice(edge, -edge),) * 3]
+    np.testing.assert_array_equal(opened(roi, edge), expected if expected.any() else roi)
+    labelled, count = ndimage.label(roi, np.ones((3, 3, 3)))
+    sizes = ndimage.sum_labels(roi, labelled, np.arange(1, count + 1))
+    large = np.isin(labelled, 1 + np.flatnonzero(sizes >= 0.4 * sizes.max()))
+    np.testing.assert_array_equal(large_components(roi, 0.4), large)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from pseudo_labeling import slices
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.slices import read_scan, window_volume, write_mask
+from pseudo_labeling.slices import fits_beside_another, read_scan, read_slices, window_volume, write_mask
 
 
 def write_scan(path: Path, array: np.ndarray, orientation: str = "LPS") -> Path:
@@ -104,3 +105,32 @@ def test_truncated_scan_is_named(tmp_path: Path, head: np.ndarray) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(PseudoLabelError, match=r"cut\.nii\.gz"):
         read_scan(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float64])
+def test_slices_and_grid_are_those_of_the_scan(tmp_path: Path, head: np.ndarray, dtype: type) -> None:
+    path = write_scan(tmp_path / "a.nii.gz", head.clip(0, 255).round().astype(dtype), "RAI")
+    scan = read_scan(path)
+    assert scan.volume.dtype == np.float32
+    np.testing.assert_array_equal(scan.volume, head.clip(0, 255).round())
+    grid, windowed = read_slices(path)
+    np.testing.assert_array_equal(windowed, window_volume(scan.volume))
+    assert grid == scan.grid
+    assert not hasattr(grid, "volume")
+    assert grid.slice_mm == pytest.approx(4.0)
+    assert grid.file_slice(0) == 6
+
+
+def test_mask_of_another_shape_is_refused(tmp_path: Path, head: np.ndarray) -> None:
+    grid, windowed = read_slices(write_scan(tmp_path / "a.nii.gz", head))
+    with pytest.raises(ValueError, match="does not fit"):
+        write_mask(grid, windowed[:5] > 0, tmp_path / "m.nii.gz")
+
+
+def test_a_large_scan_is_known_by_its_header(tmp_path: Path, head: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_scan(tmp_path / "a.nii.gz", head)
+    assert fits_beside_another(path)
+    monkeypatch.setattr(slices, "AHEAD_VOXELS", head.size - 1)
+    assert not fits_beside_another(path)
+    (tmp_path / "b.nii.gz").write_bytes(b"no image")
+    assert not fits_beside_another(tmp_path / "b.nii.gz")
