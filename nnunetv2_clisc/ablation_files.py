@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,7 +16,7 @@ from nnunetv2_clisc.comparison import Comparison
 from nnunetv2_clisc.comparison_files import write_folder
 from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.metrics import METRICS
-from nnunetv2_clisc.plots import COLOURS, MARKERS, STYLE, rendered
+from nnunetv2_clisc.plots import COLOURS, MARKERS, rendered, styled
 from nnunetv2_clisc.statistics import MetricSummary, summarise
 from nnunetv2_clisc.tables import NOTHING, Table, mean_sd
 from pseudo_labeling.workspace import write_bytes, write_json, write_table
@@ -138,7 +137,7 @@ def curves(runs: Sequence[Run], results: Results) -> dict[str, bytes]:
             lines["labels of the training cases"] = labelled
         lines = {name: points for name, points in lines.items() if len(points) > 1}
         if lines:
-            with matplotlib.rc_context(STYLE):
+            with styled():
                 figure = _figure(lines, axis, several=max(len(results[run.name]) for run in chosen) > 1)
                 for kind in ("png", "svg"):
                     files[f"{group}.{kind}"] = rendered(figure, kind)

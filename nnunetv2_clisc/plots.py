@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,12 +23,19 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 COLUMNS = 3
 GREY = "#666666"
-STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "clisc"}
+_STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "clisc"}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The look of our pictures, whatever others have set: nnU-Net's logger enlarges every font of the process."""
+    with matplotlib.style.context(["default", _STYLE]):
+        yield
 
 
 def plots(comparison: Comparison) -> dict[str, bytes]:
     """All pictures as files by name; the same comparison gives the same bytes."""
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figures = {
             "boxplots": box_plots(comparison),
             "dsc_by_volume": dsc_by_volume(comparison),

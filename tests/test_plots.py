@@ -6,6 +6,7 @@ import io
 import math
 import xml.etree.ElementTree as ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -40,6 +41,12 @@ def test_files_are_png_and_svg_and_the_same_in_every_run() -> None:
         else:
             assert ElementTree.fromstring(data).tag.endswith("svg")
     assert plots(Comparison([GOOD, FAIR])) == files
+
+
+def test_look_does_not_depend_on_what_others_set() -> None:
+    before = plots(Comparison([GOOD, FAIR]))
+    with matplotlib.rc_context({"font.size": 30, "axes.labelsize": 30, "axes.facecolor": "red"}):
+        assert plots(Comparison([GOOD, FAIR])) == before
 
 
 @pytest.mark.parametrize("comparison", AWKWARD.values(), ids=AWKWARD.keys())
