@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from nnunetv2_clisc.errors import ClisError
@@ -23,13 +24,14 @@ from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.first_pass import FirstPass
 from pseudo_labeling.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.slice_labels import HEAD_LEVEL
+from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, read_scan, window_volume
 from pseudo_labeling.workspace import ENDING, Workspace, write_bytes, write_json
 
 CURVE_SLICES = 4  # of a case, for deletion and insertion
 TRAINED, RANDOM, NOTHING_LEARNED = "trained classifier", "randomised classifier", "no CAM (all of a tumour slice)"
-CHANCE = "random order"
+CHANCE = "random map"
+RANDOM_CELLS = 12  # edge of the random map before it is made smooth: single deleted pixels would be mere noise
 
 
 @dataclass
@@ -62,7 +64,7 @@ def sanity(
         output: folder for `sanity.md` and `sanity.json`; by default `clisc/sanity` in the raw dataset.
         cases: how many, spread evenly over the names.
         device: `cpu` or `cuda`.
-        seed: of the randomised weights and the random order.
+        seed: of the randomised weights and the random maps.
 
     Returns:
         The tables as Markdown.
@@ -144,7 +146,8 @@ class _Checks:
         batch = inputs[chosen].to(self.first.device)
         layers = self.first.settings.cam.layers
         orders = {name: LayerCam(model, layers)(batch.clone()) for name, model in self.classifiers.items()}
-        orders[CHANCE] = torch.from_numpy(self.rng.random(tuple(orders[TRAINED].shape)).astype(np.float32))
+        cells = torch.from_numpy(self.rng.random((len(chosen), 1, RANDOM_CELLS, RANDOM_CELLS)).astype(np.float32))
+        orders[CHANCE] = F.interpolate(cells, size=batch.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         for name, order in orders.items():
             deletion, insertion = deletion_and_insertion(self.classifiers[TRAINED], batch, order.detach())
             found.deletion.setdefault(name, []).extend(area(deletion).tolist())
@@ -161,6 +164,7 @@ def _rows(found: Found) -> dict[str, Any]:
         prompts[name] = {
             "slices": len(called),
             "called": float(called.mean()),
+            "evidence": float(np.abs(log_odds(probability)).mean()),
             "kappa": kappa(called, own),
             "auc": None if lesion is None else auc(probability, lesion),
         }
@@ -178,7 +182,13 @@ def _rows(found: Found) -> dict[str, Any]:
 
 def _tables(rows: dict[str, Any], cases: int) -> list[Table]:
     prompts = [
-        [name, f"{100 * row['called']:.1f}", number(_number(row["kappa"]), 2), number(_number(row["auc"]))]
+        [
+            name,
+            f"{100 * row['called']:.1f}",
+            number(row["evidence"], 2),
+            number(_number(row["kappa"]), 2),
+            number(_number(row["auc"])),
+        ]
         for name, row in rows["prompts"].items()
     ]
     slices = rows["prompts"][OWN]["slices"]
@@ -188,14 +198,15 @@ def _tables(rows: dict[str, Any], cases: int) -> list[Table]:
     ]
     return [
         Table(
-            f"CLIP: slice labels under other prompts ({slices} slices of {cases} cases). Healthy: agreement (kappa) "
-            "with the own labels near 0 for nonsense and below 0 for swapped classes",
-            ["Prompts", "called tumour (%)", "kappa", "AUC against masks"],
+            f"CLIP: slice labels under other prompts ({slices} slices of {cases} cases). Healthy: for nonsense, "
+            "little evidence (mean size of the log-odds) and agreement with the own labels (kappa) near 0; for swapped "
+            "classes, kappa below 0",
+            ["Prompts", "called tumour (%)", "evidence", "kappa", "AUC against masks"],
             prompts,
         ),
         Table(
             "CAM (mean ± sd). Healthy: ROIs of a randomised classifier agree little with the trained one's; deletion "
-            "is low and insertion high beside a random order; the CAM's maximum lies in the lesion",
+            "is low and insertion high beside a random map; the CAM's maximum lies in the lesion",
             ["Map", "ROI Dice with trained", "deletion AUC", "insertion AUC", "pointing game"],
             cam,
         ),

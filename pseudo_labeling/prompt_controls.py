@@ -14,10 +14,14 @@ from pseudo_labeling.settings import SliceLabelSettings
 from pseudo_labeling.slice_labels import BATCH, SliceLabels, encode_prompts, head_fraction, labels_from_probability
 
 OWN = "own prompts"
-# what a normal and a tumour slice are called instead
+# What a normal and a tumour slice are called instead. Several, since a single text may by chance lie near one of the
+# user's own, above all for a small CLIP.
 NONSENSE = {
-    "nonsense: cat and dog": ("a photo of a cat", "a photo of a dog"),
-    "nonsense: bread and bicycle": ("a slice of bread on a table", "a red bicycle in the rain"),
+    "nonsense: cat, dog": ("a photo of a cat", "a photo of a dog"),
+    "nonsense: bread, bicycle": ("a slice of bread on a table", "a red bicycle in the rain"),
+    "nonsense: tea, mountain": ("a cup of tea", "a mountain at sunrise"),
+    "nonsense: table, chair": ("table", "chair"),
+    "nonsense: report, guitar": ("quarterly report", "guitar solo"),
 }
 
 

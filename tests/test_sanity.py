@@ -110,8 +110,9 @@ def test_table_and_json_of_a_dataset(
     assert len(content["cases"]) == 3
     assert content["prompts"][OWN]["kappa"] == pytest.approx(1)
     assert content["prompts"]["swapped classes"]["kappa"] < 0.5
+    assert content["prompts"]["twice the normal prompt"]["evidence"] == pytest.approx(0, abs=1e-4)
     cam = content["cam"]
-    assert cam["trained classifier"]["deletion"]["mean"] < cam["random order"]["deletion"]["mean"]
+    assert cam["trained classifier"]["deletion"]["mean"] < cam["random map"]["deletion"]["mean"]
     assert 0 <= cam["randomised classifier"]["roi_dice"]["mean"] < 1
     assert (content["prompts"][OWN]["auc"] is not None) == with_masks
     assert (cam["trained classifier"]["pointing"] is not None) == with_masks
