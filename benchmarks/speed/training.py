@@ -17,7 +17,6 @@ from speed.data import raw_dataset
 from speed.measure import wait_for
 
 NAME = "Dataset511_Bench"
-ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}  # augmentation inside the iteration, on both sides
 
 
 def compare(iterations: int, shape: tuple[int, int, int], device: str) -> dict[str, Any]:
@@ -28,7 +27,6 @@ def compare(iterations: int, shape: tuple[int, int, int], device: str) -> dict[s
     with tempfile.TemporaryDirectory() as name:
         for kind in ("raw", "preprocessed", "results"):
             os.environ[f"nnUNet_{kind}"] = f"{name}/{kind}"
-        os.environ |= ENVIRONMENT
         dataset = raw_dataset(Path(name) / "raw" / NAME, 4, shape, masks=True)
         cases = [f"case_{number:03d}" for number in range(4)]
         (dataset / "splits_final.json").write_text(json.dumps([{"train": cases[:3], "val": cases[3:]}]))
@@ -72,6 +70,8 @@ def _trainers(root: Path, device: str) -> tuple[Any, Any]:
     (folder / "splits_final.json").write_text((root / "raw" / NAME / "splits_final.json").read_text())
     plans = json.loads((folder / f"{identifier}.json").read_text())
     dataset_json = json.loads((folder / "dataset.json").read_text())
+
+    os.environ["nnUNet_n_proc_DA"] = "0"  # augmentation inside the iteration, on both sides; planning needs some
 
     class InFloat32(CLISCTrainer):
         """What is measured; on a CPU with a network that fits it."""
