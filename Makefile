@@ -19,10 +19,11 @@ test: setup lint
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# a real Slurm on this machine; as root, after apt-get install slurm-wlm munge
+# a real Slurm on this machine; as root, after apt-get install slurm-wlm munge; what it did is in slurm_test.log
 slurm-test: setup
 	$(BIN)/python -m pip install --quiet -e '.[test,slurm]'
-	$(BIN)/python -m pytest -m slurm
+	rm -f slurm_test.log
+	CLISC_SLURM_LOG=slurm_test.log $(BIN)/python -m pytest -m slurm
 
 # needs a Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/one
 browser-test: setup
