@@ -146,3 +146,12 @@ def test_cases_of_one_protocol_look_alike() -> None:
     protocols = [Protocol.draw(np.random.default_rng([3, seed]), stripped=False) for seed in range(6)]
     found = np.array([[looks(protocol, number) for number in range(4)] for protocol in protocols])
     assert found.mean(axis=1).std() > 2 * found.std(axis=1).mean()
+
+
+def test_the_noise_of_a_protocol_is_seen_in_the_air() -> None:
+    def air(noise: float) -> float:
+        protocol = Protocol.draw(np.random.default_rng(0), stripped=False, noise=noise)
+        volume, _ = phantom_volume(np.random.default_rng(1), (4, 96, 96), stripped=False, protocol=protocol)
+        return float(volume[:, :8, :8].std())
+
+    assert 5 < air(0.18) / air(0.02) <= 9.5  # nine times the noise; a little else is in the air too

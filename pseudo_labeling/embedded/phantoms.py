@@ -22,7 +22,7 @@ slices, with and without skull:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -107,12 +107,21 @@ class Protocol:
     radius_range: tuple[float, float] = (0.26, 0.45)
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, *, stripped: bool) -> Protocol:
-        """Draw one; its lesions are never faint."""
+    def draw(cls, rng: np.random.Generator, *, stripped: bool, noise: float | None = None) -> Protocol:
+        """Draw one; its lesions are never faint.
+
+        Args:
+            rng: source of randomness.
+            stripped: without skull.
+            noise: sd relative to white matter, where it is not to be drawn.
+        """
         head = Head(rng, stripped=stripped)
         tissues = {name: float(getattr(head, name)) for name in TISSUE_CONTRASTS}
         kind = str(rng.choice(("homogeneous", "heterogeneous", "graded")))
-        return cls(_Camera.draw(rng, stripped), tissues, float(rng.uniform(0.5, 1.0)), kind)
+        camera = _Camera.draw(rng, stripped)
+        if noise is not None:
+            camera = replace(camera, noise=noise)
+        return cls(camera, tissues, float(rng.uniform(0.5, 1.0)), kind)
 
     def dress(self, head: Head, rng: np.random.Generator) -> Head:
         """Give a head the tissue contrasts of this protocol, within some per cent."""
