@@ -115,14 +115,12 @@ class _Checks:
         label = labelled[OWN].label
         if not label.any():
             return
-        inputs = classifier_input(classifier_slices(slices, settings.classifier.image_size))
-        size = (int(slices.shape[1]), int(slices.shape[2]))
         rois = {}
         for name, classifier in self.classifiers.items():
+            method = LayerCam(classifier, settings.cam.layers)
             cam = case_cam(
-                inputs, label, size, LayerCam(classifier, settings.cam.layers), first.device,
-                weighted=settings.cam.weighted,
-            )  # fmt: skip
+                slices, label, settings.classifier.image_size, method, first.device, weighted=settings.cam.weighted
+            )
             rois[name] = roi_from_cam(cam, slices, settings.roi)
             if mask is not None:
                 found.pointing.setdefault(name, []).extend(map(float, hits(cam, mask)))
@@ -138,7 +136,7 @@ class _Checks:
             found.pointing.setdefault(CHANCE, []).extend(
                 float((mask[z] & head[z]).sum() / head[z].sum()) for z in struck
             )
-        self._curves(inputs, label, found)
+        self._curves(classifier_input(classifier_slices(slices, settings.classifier.image_size)), label, found)
 
     def _curves(self, inputs: torch.Tensor, label: np.ndarray, found: Found) -> None:
         tumour = np.flatnonzero(label)

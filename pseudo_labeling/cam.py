@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.precision import bfloat16_autocast
 
 BATCH = 16
 
@@ -58,14 +60,14 @@ class LayerCam:
                 hook.remove()
         fused: torch.Tensor | None = None
         for activation, gradient in zip(activations, gradients, strict=True):
-            layer_map = F.relu((F.relu(gradient) * activation.detach()).sum(dim=1))
+            layer_map = F.relu((F.relu(gradient.float()) * activation.detach().float()).sum(dim=1))
             layer_map = F.interpolate(
                 scaled_to_one(layer_map)[:, None], size=inputs.shape[-2:], mode="bilinear", align_corners=False
             )[:, 0]
             fused = layer_map if fused is None else fused * layer_map
         if fused is None:
             raise PseudoLabelError("settings.cam.layers: name at least one layer")
-        return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().softmax(dim=1)[:, 1]
+        return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().float().softmax(dim=1)[:, 1]
 
 
 def scaled_to_one(maps: torch.Tensor) -> torch.Tensor:
@@ -74,33 +76,35 @@ def scaled_to_one(maps: torch.Tensor) -> torch.Tensor:
 
 
 def case_cam(
-    inputs: torch.Tensor,
+    slices: np.ndarray,
     label: np.ndarray,
-    size: tuple[int, int],
+    image_size: int,
     cam: LayerCam,
     device: torch.device | str,
     *,
     weighted: bool = False,
 ) -> np.ndarray:
-    """CAMs of the tumour slices of one case, at the slices' own size.
+    """CAMs of the tumour slices of one case, at the slices' own size; in bfloat16 where the device has it.
 
     Args:
-        inputs: `(z, 1, s, s)` float in [0, 1], the classifier's input.
+        slices: `(z, y, x)` uint8.
         label: `(z,)`, 1 = tumour; slices labelled 0 get no map.
-        size: `(y, x)` of the slices in pixels.
+        image_size: edge in pixels that the classifier sees.
         cam: the method.
         weighted: multiply each map by the classifier's probability, so that slices of a case can be compared.
 
     Returns:
         `(z, y, x)` float16 in [0, 1].
     """
-    maps = np.zeros((len(inputs), *size), dtype=np.float16)
+    maps = np.zeros(slices.shape, dtype=np.float16)
     todo = np.flatnonzero(label)
     for start in range(0, len(todo), BATCH):
         batch = todo[start : start + BATCH]
-        found, probability = cam.with_probability(inputs[batch].to(device))
+        inputs = classifier_input(classifier_slices(slices[batch], image_size)).to(device)
+        with bfloat16_autocast(torch.device(device)):
+            found, probability = cam.with_probability(inputs)
         if weighted:
             found = found * probability[:, None, None]
-        found = F.interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        found = F.interpolate(found[:, None], size=maps.shape[1:], mode="bilinear", align_corners=False)[:, 0]
         maps[batch] = found.cpu().numpy().astype(np.float16)
     return maps

@@ -20,7 +20,6 @@ from pseudo_labeling.classifier import (
     SliceClassifier,
     TrainingState,
     build_classifier,
-    classifier_input,
     classifier_slices,
     held_out_cases,
     train_classifier,
@@ -174,13 +173,15 @@ class CamPasses:
 
     def _make_cam(self, name: str, case: str, slices: np.ndarray, classifier: SliceClassifier, key: str) -> None:
         cam = case_cam(
-            classifier_input(classifier_slices(slices, self.settings.classifier.image_size)),
+            slices,
             self.labels[case].label,
-            (int(slices.shape[1]), int(slices.shape[2])),
+            self.settings.classifier.image_size,
             LayerCam(classifier, self.settings.cam.layers),
             self.device,
             weighted=self.settings.cam.weighted,
         )
+        if name == AMDA and self.settings.amda.with_first:
+            cam = np.maximum(cam, self.cam(RAW, case))
         buffer = io.BytesIO()
         np.savez_compressed(buffer, cam=cam)
         path = self.files.path(f"cam_{name}", f"{case}.npz")

@@ -162,7 +162,7 @@ def train_classifier(
     """
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
     state = state or TrainingState()
     if state.model is not None and state.optimizer is not None:
         model.load_state_dict(state.model)
@@ -220,7 +220,8 @@ def evaluate_loss(
     if len(slices) == 0:
         return float("inf")
     model.eval()
-    logits = [model(classifier_input(slices[s : s + 32]).to(device)) for s in range(0, len(slices), 32)]
+    with bfloat16_autocast(device):
+        logits = [model(classifier_input(slices[s : s + 32]).to(device)).float() for s in range(0, len(slices), 32)]
     return float(F.cross_entropy(torch.cat(logits), torch.from_numpy(labels).to(device), weight=weight))
 
 

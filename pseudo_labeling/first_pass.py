@@ -11,7 +11,7 @@ import torch
 
 from pseudo_labeling import models, weights
 from pseudo_labeling.cam import LayerCam, case_cam
-from pseudo_labeling.classifier import SliceClassifier, build_classifier, classifier_input, classifier_slices
+from pseudo_labeling.classifier import SliceClassifier, build_classifier
 from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
@@ -118,14 +118,17 @@ class FirstPass:
             slices: `(z, y, x)` uint8.
             label: `(z,)`, 1 = tumour.
         """
-        return case_cam(
-            classifier_input(classifier_slices(slices, self.settings.classifier.image_size)),
+        cam = case_cam(
+            slices,
             label,
-            (int(slices.shape[1]), int(slices.shape[2])),
+            self.settings.classifier.image_size,
             LayerCam(self.classifier(which), self.settings.cam.layers),
             self.device,
             weighted=self.settings.cam.weighted,
         )
+        if which == "amda" and self.settings.amda.with_first:
+            cam = np.maximum(cam, self.cam("raw", slices, label))
+        return cam
 
     def roi(self, which: Which, slices: np.ndarray, label: np.ndarray) -> np.ndarray:
         """The binarised CAM of one case, `(z, y, x)` bool; arguments as in :meth:`cam`."""

@@ -6,12 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.nn import functional as F
 
 from pseudo_labeling.models import ClipBundle
 from pseudo_labeling.settings import SliceLabelSettings
-from pseudo_labeling.slice_labels import BATCH, SliceLabels, encode_prompts, head_fraction, labels_from_probability
+from pseudo_labeling.slice_labels import (
+    SliceLabels,
+    encode_prompts,
+    head_fraction,
+    labels_from_probability,
+    probability_of,
+    slice_features,
+)
 
 OWN = "own prompts"
 # What a normal and a tumour slice are called instead. Several, since a single text may by chance lie near one of the
@@ -41,16 +46,6 @@ def controls(own: SliceLabelSettings) -> dict[str, SliceLabelSettings]:
 
 
 @torch.inference_mode()
-def slice_features(slices: np.ndarray, clip: ClipBundle, device: torch.device | str) -> torch.Tensor:
-    """CLIP's unit-length features of slices `(z, y, x)` uint8, `(z, d)` float32; encoded once for all prompts."""
-    found = []
-    for start in range(0, len(slices), BATCH):
-        batch = [clip.preprocess(Image.fromarray(image).convert("RGB")) for image in slices[start : start + BATCH]]
-        found.append(F.normalize(clip.model.encode_image(torch.stack(batch).to(device)).float(), dim=-1))
-    return torch.cat(found)
-
-
-@torch.inference_mode()
 def controlled_labels(
     slices: np.ndarray, slice_mm: float, clip: ClipBundle, own: SliceLabelSettings, device: torch.device | str
 ) -> dict[str, SliceLabels]:
@@ -64,11 +59,9 @@ def controlled_labels(
         device: where CLIP is.
     """
     features, head = slice_features(slices, clip, device), head_fraction(slices)
-    scale = clip.model.logit_scale.exp().float()
     found = {}
     for name, settings in controls(own).items():
-        text = encode_prompts(clip, settings, device)
-        probability = (scale * features @ text.T).softmax(dim=-1)[:, 1].cpu().numpy().astype(np.float32)
+        probability = probability_of(features, clip, encode_prompts(clip, settings, device))
         found[name] = labels_from_probability(probability, head, settings, slice_mm)
     return found
 

@@ -72,6 +72,7 @@ class AmdaSettings:
     alpha: float = 20.0  # per cent of the ROI that is masked; 0 switches AMDA off
     masked_fraction: float = 1.0  # of the samples of an epoch; the others stay as they are
     fill: Literal["tissue", "zero"] = "zero"  # "zero" = the paper's X * (1 - M); "tissue" = the slice's median of head
+    with_first: bool = False  # CAM = the larger of both classifiers': the second may lose what was masked
 
 
 @dataclass(frozen=True)
@@ -244,11 +245,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "embedded": {
         "slice_labels": {"smoothing_mm": 4.0, "threshold": "otsu", "one_run": True},
-        "classifier": {"image_size": 192, "batch_size": 16, "epochs": 4, "patience": 2},
+        "classifier": {"image_size": 128, "batch_size": 16, "epochs": 4, "patience": 2},
         "cam": {"layers": ("layer1", "layer2", "layer3"), "weighted": True},
-        "amda": {"masked_fraction": 0.5, "fill": "tissue"},
+        "amda": {"masked_fraction": 0.5, "fill": "tissue", "with_first": True},
         "roi": {"brightness": True},
-        "prompts": {"margin": 20},
+        "prompts": {"points": "intensity", "margin": 20},
         "sam": {"passes": 2, "keep_fraction": 1 / 3},
         "s3f": {"keep_fraction": 1 / 3},
     },

@@ -16,12 +16,13 @@ from skimage.filters import threshold_otsu
 
 from pseudo_labeling.ahead import made_ahead
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import SliceLabelSettings
 
 if TYPE_CHECKING:
     from pseudo_labeling.models import ClipBundle
 
-BATCH = 32
+BATCH = 16  # slices; more at once are slower on a CPU: they fall out of its cache
 HEAD_LEVEL = 20  # of 255: darker pixels of a windowed slice are air
 
 
@@ -52,6 +53,31 @@ def encode_prompts(clip: ClipBundle, settings: SliceLabelSettings, device: torch
 
 
 @torch.inference_mode()
+def slice_features(images: np.ndarray, clip: ClipBundle, device: torch.device | str) -> torch.Tensor:
+    """CLIP's image features of slices, in batches and in bfloat16 where the device has it.
+
+    Args:
+        images: `(z, y, x)` uint8.
+        clip: model, preprocessing.
+
+    Returns:
+        `(z, d)` float32 of unit length.
+    """
+    clip.model.visual.to(memory_format=torch.channels_last)  # a ResNet tower on a CPU: 1.7 times as fast
+    found = []
+
+    def prepared(start: int) -> torch.Tensor:
+        batch = images[start : start + BATCH]
+        return torch.stack([clip.preprocess(Image.fromarray(image).convert("RGB")) for image in batch])
+
+    for inputs in made_ahead(range(0, len(images), BATCH), prepared):
+        with bfloat16_autocast(torch.device(device)):
+            features = clip.model.encode_image(inputs.to(device, memory_format=torch.channels_last))
+        found.append(torch.nn.functional.normalize(features.float(), dim=-1))
+    return torch.cat(found)
+
+
+@torch.inference_mode()
 def tumour_probability(
     images: np.ndarray, clip: ClipBundle, text: torch.Tensor, device: torch.device | str
 ) -> np.ndarray:
@@ -68,18 +94,14 @@ def tumour_probability(
     Returns:
         `(z,)` float32.
     """
-    scale = clip.model.logit_scale.exp().float()
-    found = []
+    return probability_of(slice_features(images, clip, device), clip, text)
 
-    def prepared(start: int) -> torch.Tensor:
-        batch = images[start : start + BATCH]
-        return torch.stack([clip.preprocess(Image.fromarray(image).convert("RGB")) for image in batch])
 
-    for inputs in made_ahead(range(0, len(images), BATCH), prepared):
-        features = clip.model.encode_image(inputs.to(device)).float()
-        logits = scale * torch.nn.functional.normalize(features, dim=-1) @ text.T
-        found.append(logits.softmax(dim=-1)[:, 1].cpu().numpy())
-    return np.concatenate(found).astype(np.float32)
+def probability_of(features: torch.Tensor, clip: ClipBundle, text: torch.Tensor) -> np.ndarray:
+    """Of slices `(z, d)` from :func:`slice_features`, the probability of a tumour, `(z,)` float32 (Eq. 1)."""
+    logits = clip.model.logit_scale.detach().exp().float() * features @ text.T
+    probability: np.ndarray = logits.softmax(dim=-1)[:, 1].cpu().numpy().astype(np.float32)
+    return probability
 
 
 def head_fraction(images: np.ndarray) -> np.ndarray:

@@ -9,8 +9,15 @@ import torch
 from pytorch_grad_cam import LayerCAM as OracleLayerCam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from pseudo_labeling import precision
 from pseudo_labeling.cam import LayerCam, case_cam
-from pseudo_labeling.classifier import IMAGENET_MEAN, IMAGENET_STD, SliceClassifier
+from pseudo_labeling.classifier import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SliceClassifier,
+    classifier_input,
+    classifier_slices,
+)
 from pseudo_labeling.errors import PseudoLabelError
 
 SIZE = 96
@@ -95,19 +102,37 @@ def test_unknown_layer_is_named(classifier: SliceClassifier) -> None:
         LayerCam(classifier, ["layer9"])
 
 
-def test_case_maps_only_tumour_slices_and_equals_one_by_one(classifier: SliceClassifier, inputs: torch.Tensor) -> None:
+def slices_of(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 70, 60)).astype(np.uint8)
+
+
+def test_case_maps_only_tumour_slices_and_equals_one_by_one(classifier: SliceClassifier) -> None:
     cam = LayerCam(classifier, ["layer3"])
-    maps = case_cam(inputs, np.array([1, 0, 1]), (70, 60), cam, "cpu")
+    slices = slices_of(3)
+    maps = case_cam(slices, np.array([1, 0, 1]), SIZE, cam, "cpu")
     assert maps.shape == (3, 70, 60)
     assert not maps[1].any()
-    alone = case_cam(inputs[2:], np.array([1]), (70, 60), cam, "cpu")
+    alone = case_cam(slices[2:], np.array([1]), SIZE, cam, "cpu")
     np.testing.assert_allclose(maps[2], alone[0], atol=2e-3)  # float16
 
 
-def test_weighted_maps_peak_at_the_classifiers_probability(classifier: SliceClassifier, inputs: torch.Tensor) -> None:
+def test_weighted_maps_peak_at_the_classifiers_probability(
+    classifier: SliceClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _device: False)
     cam = LayerCam(classifier, ["layer3"])
-    label = np.ones(len(inputs), int)
-    plain, weighted = (case_cam(inputs, label, (64, 64), cam, "cpu", weighted=w) for w in (False, True))
+    slices, label = slices_of(3), np.ones(3, int)
+    plain, weighted = (case_cam(slices, label, SIZE, cam, "cpu", weighted=w) for w in (False, True))
     with torch.no_grad():
-        probability = classifier(inputs).softmax(1)[:, 1].numpy()
+        probability = classifier(classifier_input(classifier_slices(slices, SIZE))).softmax(1)[:, 1].numpy()
     np.testing.assert_allclose(weighted, plain * probability[:, None, None], atol=2e-3)
+
+
+def test_bfloat16_gives_nearly_the_same_maps(classifier: SliceClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    cam = LayerCam(classifier, ["layer1", "layer2", "layer3"])
+    found = []
+    for fast in (False, True):
+        monkeypatch.setattr(precision, "has_bfloat16", lambda _device, fast=fast: fast)
+        found.append(case_cam(slices_of(4), np.ones(4), SIZE, cam, "cpu").astype(np.float32))
+    assert not np.array_equal(*found)
+    assert np.corrcoef(found[0].ravel(), found[1].ravel())[0, 1] > 0.995

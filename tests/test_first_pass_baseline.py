@@ -43,6 +43,16 @@ def test_of_training_cases_it_gives_what_the_pipeline_gave(dataset: Path, clisc:
     assert files_of(dataset / "labelsTr") == before
 
 
+def test_the_cam_after_amda_keeps_what_the_first_classifier_found(dataset: Path) -> None:
+    folders = [dataset / "clisc" / f"cam_{which}" for which in ("raw", "amda")]
+    differ = False
+    for path in sorted(folders[0].glob("*.npz")):
+        first, last = (np.load(folder / path.name)["cam"] for folder in folders)
+        assert (last >= first).all()
+        differ |= bool((last > first).any())
+    assert differ
+
+
 def test_new_cases_get_masks_on_their_grid_and_facts_beside(dataset: Path, clisc: Run, tmp_path: Path) -> None:
     images = tmp_path / "new"
     images.mkdir()

@@ -58,6 +58,7 @@ def test_changes_go_over_file_over_preset(tmp_path: Path) -> None:
         ("prompts.kind=circle", r"settings\.prompts\.kind"),
         ("amda.alpha=120", r"settings\.amda\.alpha"),
         ("s3f.beta=-1", r"settings\.s3f\.beta"),
+        ("cam.layers=[]", r"settings\.cam\.layers"),
     ],
 )
 def test_bad_change_is_one_line(change: str, says: str) -> None:

@@ -16,9 +16,10 @@ from pytorch_grad_cam import LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from segment_anything import SamPredictor
 
+from pseudo_labeling import cam_pass, models
 from pseudo_labeling import classifier as classifier_module
-from pseudo_labeling import models
-from pseudo_labeling.classifier import SliceClassifier, build_classifier, classifier_input, classifier_slices
+from pseudo_labeling.cam import LayerCam
+from pseudo_labeling.classifier import build_classifier, classifier_input, classifier_slices
 from pseudo_labeling.pipeline import PseudoLabeling
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.roi import large_components, roi_from_cam
@@ -35,8 +36,8 @@ matplotlib.use("Agg")
 def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: str) -> dict[str, float]:
     """Label a dataset again whose labels are there already, with the same slice labels and the same ROIs.
 
-    Both ways then prompt the same slices with the same prompts, and their masks can be compared. The first CAM pass is
-    part of the classifier stage and runs as ours does, in batches: that makes this way faster than it was.
+    Both ways then prompt the same slices with the same prompts, and their masks can be compared. Training takes the
+    same batches for the same epochs, in float32 and with torch's default memory layout.
 
     Args:
         labelled: raw dataset with the results of the batched way.
@@ -62,6 +63,8 @@ def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: s
     with (
         clock.timed("classifier"),
         mock.patch.object(classifier_module, "bfloat16_autocast", return_value=nullcontext()),
+        mock.patch.object(torch, "channels_last", torch.contiguous_format),
+        mock.patch.object(cam_pass, "case_cam", _case_cam),  # between the two trainings of AMDA
     ):
         PseudoLabeling(copy, settings, EMBEDDED, device=device).classifier()
     trained, _ = build_classifier(settings.classifier, clip, None, settings.seed)
@@ -76,7 +79,9 @@ def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: s
                 _probability(image, clip, text, device)
         with clock.timed("CAM and ROI"):
             tumour = stack_from_image_file(done.root / f"roi_{final}" / f"{case}{ENDING}")
-            roi_from_cam(_cam(trained, slices, tumour.any((1, 2)), settings, device), slices, settings.roi)
+            method = LayerCam(trained, settings.cam.layers)
+            cam = _case_cam(slices, tumour.any((1, 2)), settings.classifier.image_size, method, device)
+            roi_from_cam(cam, slices, settings.roi)
         prompts = prompts_from_roi(tumour, slices, settings.prompts)
         for number in range(settings.sam.passes):
             with clock.timed("masks"):
@@ -105,16 +110,17 @@ def _probability(image: np.ndarray, clip: Any, text: torch.Tensor, device: str) 
     return float((clip.model.logit_scale.exp() * features @ text.T).softmax(dim=-1)[0, 1])
 
 
-def _cam(trained: SliceClassifier, slices: np.ndarray, todo: np.ndarray, settings: Settings, device: str) -> np.ndarray:
-    modules = dict(trained.named_modules())
-    layers = [next(m for n, m in modules.items() if n.endswith(f".{name}")) for name in settings.cam.layers]
-    cam = np.zeros(slices.shape, dtype=np.float16)
-    with LayerCAM(trained, layers) as method:
-        for z in np.flatnonzero(todo):
-            inputs = classifier_input(classifier_slices(slices[z : z + 1], settings.classifier.image_size)).to(device)
+def _case_cam(
+    slices: np.ndarray, label: np.ndarray, image_size: int, cam: LayerCam, device: str, *, weighted: bool = True
+) -> np.ndarray:
+    """`cam.case_cam`, a slice at a time."""
+    maps = np.zeros(slices.shape, dtype=np.float16)
+    with LayerCAM(cam.classifier, cam.layers) as method:
+        for z in np.flatnonzero(label):
+            inputs = classifier_input(classifier_slices(slices[z : z + 1], image_size)).to(device)
             found = method(inputs, [ClassifierOutputTarget(1)])[0]
-            cam[z] = np.asarray(Image.fromarray(found).resize(slices.shape[:0:-1], Image.Resampling.BILINEAR))
-    return cam
+            maps[z] = np.asarray(Image.fromarray(found).resize(maps.shape[:0:-1], Image.Resampling.BILINEAR))
+    return maps
 
 
 def _masks(predictor: SamPredictor, slices: np.ndarray, prompts: list[Prompt | None]) -> np.ndarray:
