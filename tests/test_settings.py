@@ -72,3 +72,31 @@ def test_bad_file_is_named(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ClisError, match=r"s\.json"):
         resolve_settings("paper", path, [], 0)
+
+
+def test_the_reference_lists_every_setting_with_every_preset() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
+    rows = {}
+    for line in text.splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[0].count(".") == 1:
+            rows[cells[0]] = cells[1:4]
+    presets = [Settings().merged(PRESETS[name]).to_dict() for name in ("paper", "embedded", "public-code")]
+    groups = {group: values for group, values in presets[0].items() if isinstance(values, dict)}
+    assert set(rows) == {f"{group}.{name}" for group, values in groups.items() for name in values}
+    for setting, listed in rows.items():
+        group, name = setting.split(".")
+        values = [preset[group][name] for preset in presets]
+        expected = [values[0], *(value if value != values[0] else "" for value in values[1:])]
+        if not name.endswith("_prompt"):
+            assert listed == [as_listed(value) for value in expected], setting
+
+
+def as_listed(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, float):
+        return "1/3" if value == 1 / 3 else f"{value:g}"
+    return str(value)
