@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from tqdm import tqdm
 from pseudo_labeling import models
 from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.downloads import sha256_of
+from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Grid, fits_beside_another, read_slices
 from pseudo_labeling.weights import WeightSpecs
 from pseudo_labeling.workspace import Workspace
+
+Records = Mapping[str, dict[str, Any] | None]
 
 
 class RunContext:
@@ -69,3 +73,24 @@ class RunContext:
     def command(self, stage: str) -> str:
         """What a user types to run one stage of this dataset."""
         return f"nnUNetv2_clisc pseudo_label -d {self.files.dataset.name[7:10]} --stage {stage}"
+
+    def all_finished(self, what: str, folder: Path, stage: str, records: Records) -> dict[str, dict[str, Any]]:
+        """The records of all cases of a stage that the caller cannot do without.
+
+        Args:
+            what: the stage makes, in the plural, for the message.
+            folder: where it puts them.
+            stage: its name on the command line.
+            records: of each case; None where there is none for these settings.
+
+        Raises:
+            PseudoLabelError: cases without a record.
+        """
+        missing = [case for case, record in records.items() if record is None]
+        if missing:
+            raise PseudoLabelError(
+                f"{folder}: {what} of {len(missing)} of {len(records)} cases are missing, changed or made with other "
+                f"settings ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}); run "
+                f"`{self.command(stage)}` with the same settings first"
+            )
+        return {case: record for case, record in records.items() if record is not None}

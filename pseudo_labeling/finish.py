@@ -13,7 +13,6 @@ from pseudo_labeling import weights
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
 from pseudo_labeling.downloads import sha256_of
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.mask_pass import STAGE, MaskPass
 from pseudo_labeling.slice_labels import SliceLabels
 from pseudo_labeling.workspace import read_json, write_json, write_table
@@ -64,14 +63,7 @@ def finish_run(run: RunContext, labels: dict[str, SliceLabels], passes: CamPasse
         PseudoLabelError: cases whose pseudo-label is missing, was changed, or was made with other settings.
     """
     records = {case: masks.record(case) for case in run.cases}
-    missing = [case for case, record in records.items() if record is None]
-    if missing:
-        raise PseudoLabelError(
-            f"{run.files.labels_dir}: pseudo-labels of {len(missing)} of {len(records)} cases are missing, changed or "
-            f"made with other settings ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}); run "
-            f"`{run.command(STAGE)}` with the same settings first"
-        )
-    found: dict[str, dict[str, Any]] = {case: record for case, record in records.items() if record is not None}
+    found = run.all_finished("pseudo-labels", run.files.labels_dir, STAGE, records)
     rows = [
         {
             "case": case,

@@ -75,14 +75,7 @@ class SliceLabelPass:
             PseudoLabelError: cases without a record, a mistake in the user's table, or only one class in all slices.
         """
         records = {case: self.record(case) for case in self.run.cases}
-        missing = [case for case, record in records.items() if record is None]
-        if missing:
-            raise PseudoLabelError(
-                f"{self.run.files.root / STAGE}: slice labels of {len(missing)} of {len(records)} cases are missing or "
-                f"made with other settings ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}); run "
-                f"`{self.run.command(STAGE)}` with the same settings first"
-            )
-        found: dict[str, dict[str, Any]] = {case: record for case, record in records.items() if record is not None}
+        found = self.run.all_finished("slice labels", self.run.files.root / STAGE, STAGE, records)
         self._file_slices = {case: record["file_slices"] for case, record in found.items()}
         if self.run.image_labels is not None:
             labels = self._labels_of_user(self.run.image_labels, found)
