@@ -190,7 +190,7 @@ def test_broken_scan_fails_its_part_and_not_the_other_cases(scans: Path, nnunet:
     assert "1 of 3 cases failed (p02)" in error
     assert {path.stem for path in (dataset / "clisc" / "slice_labels").iterdir()} == {"p00", "p04"}
     quick("slice_labels", Part(1, 2))
-    assert "1 of 5 cases are missing or made with other settings (p02)" in refused("classifier")
+    assert "1 of 5 cases are missing, changed or made with other settings (p02)" in refused("classifier")
     bad.write_bytes(whole)
     quick("slice_labels")
 
