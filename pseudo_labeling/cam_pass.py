@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,6 @@ from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import (
     SliceClassifier,
-    TrainingState,
     build_classifier,
     classifier_slices,
     held_out_cases,
@@ -29,7 +25,8 @@ from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
 from pseudo_labeling.slices import Grid, stack_from_image, write_mask
-from pseudo_labeling.workspace import ENDING, key_of, write_bytes
+from pseudo_labeling.training_files import load_state, saved_now_and_then, write_npz, write_torch
+from pseudo_labeling.workspace import ENDING, key_of
 
 RAW, AMDA = "raw", "amda"
 
@@ -182,10 +179,8 @@ class CamPasses:
         )
         if name == AMDA and self.settings.amda.with_first:
             cam = np.maximum(cam, self.cam(RAW, case))
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, cam=cam)
         path = self.files.path(f"cam_{name}", f"{case}.npz")
-        write_bytes(path, buffer.getvalue())
+        write_npz(path, cam=cam)
         self.files.finish(f"cam_{name}", case, key, [path])
 
     def _trained(self, name: str, key: str) -> SliceClassifier:
@@ -214,11 +209,11 @@ class CamPasses:
             seed=self.settings.seed,
             device=self.device,
             augmentation=augmentation,
-            state=_load_state(partial, key),
-            on_epoch=lambda state: _save_state(partial, key, state),
+            state=load_state(partial, key),
+            on_epoch=saved_now_and_then(partial, key),
             title=f"classifier ({name})",
         )
-        _save_torch(final, state.best_model)
+        write_torch(final, state.best_model)
         content = {"origin": origin, "history": state.history, "best_epoch": state.best_epoch}
         self.files.finish("classifier", name, key, [final], **content)
         partial.unlink(missing_ok=True)
@@ -249,21 +244,3 @@ class CamPasses:
             region = discriminative_region(self.cam(RAW, case), self.roi(RAW, case), self.settings.amda.alpha)
             regions[mine] = classifier_slices(region[numbers[mine]] * np.uint8(255), shape[-1]) > 127
         return regions
-
-
-def _save_torch(path: Path, content: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def _save_state(path: Path, key: str, state: TrainingState) -> None:
-    _save_torch(path, {"key": key, "state": {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}})
-
-
-def _load_state(path: Path, key: str) -> TrainingState | None:
-    """The state of an interrupted training of the very same task, if there is one."""
-    if not path.exists():
-        return None
-    saved = torch.load(path, weights_only=True, map_location="cpu")
-    return TrainingState(**saved["state"]) if saved["key"] == key else None

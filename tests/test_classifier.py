@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+from pseudo_labeling import training_files
 from pseudo_labeling.classifier import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,6 +25,7 @@ from pseudo_labeling.classifier import (
 )
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import ClassifierSettings
+from pseudo_labeling.training_files import load_state, saved_now_and_then, write_npz
 
 SMALL = ClassifierSettings(image_size=32, batch_size=8, learning_rate=1e-2, epochs=4, patience=9)
 
@@ -79,6 +82,32 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path) -> None:  #
     resumed, _ = train(SMALL, state=TrainingState(**torch.load(path, weights_only=True)))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_state_is_saved_at_once_and_then_no_oftener_than_every_half_minute(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    path, saved = tmp_path / "state.pt", []
+    clock = iter([100.0, 100.0, 110.0, 129.0, 131.0, 131.0])  # read before each decision and after each file
+    monkeypatch.setattr(training_files, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    save = saved_now_and_then(path, "key")
+
+    def on_epoch(state: TrainingState) -> None:
+        save(state)
+        found = load_state(path, "key")
+        assert found is not None
+        saved.append(found.epoch)
+
+    train(SMALL, on_epoch=on_epoch)
+    assert saved == [1, 1, 1, 4]
+    assert load_state(path, "another key") is None
+
+
+def test_maps_are_read_back_to_the_bit(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    cam = np.random.default_rng(0).random((3, 20, 30)).astype(np.float16)
+    write_npz(tmp_path / "cam.npz", cam=cam)
+    with np.load(tmp_path / "cam.npz") as arrays:
+        assert arrays.files == ["cam"]
+        assert arrays["cam"].dtype == np.float16
+        assert np.array_equal(arrays["cam"], cam)
 
 
 def test_stops_early_and_keeps_the_best_epoch() -> None:
