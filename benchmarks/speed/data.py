@@ -40,9 +40,10 @@ def raw_dataset(folder: Path, cases: int, shape: tuple[int, int, int], masks: bo
     return folder
 
 
-def embedded_settings(epochs: int) -> Settings:
-    """The preset *embedded* with a fixed number of epochs: early stopping would make times incomparable."""
-    return Settings().merged(PRESETS["embedded"]).merged({"classifier": {"epochs": epochs, "patience": epochs}})
+def embedded_settings(epochs: int | None = None) -> Settings:
+    """The preset *embedded*; on request without early stopping, where times at several sizes are compared."""
+    changes = {} if epochs is None else {"classifier": {"epochs": epochs, "patience": epochs}}
+    return Settings().merged(PRESETS["embedded"]).merged(changes)
 
 
 def _write(array: np.ndarray, path: Path) -> None:

@@ -19,8 +19,9 @@ from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import window_volume
 from speed.data import phantom
+from speed.figures import save_mask_figure
 from speed.measure import wait_for
-from speed.one_by_one import predicted, save_figure
+from speed.one_by_one import predicted
 
 
 def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
     ours, theirs, ours_masks, theirs_masks = ([] for _ in range(4))
     apart = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "figure.png"
+        picture = Path(folder) / "figure"
 
         def encode_ours() -> torch.Tensor:
             batches = [chosen[i : i + segmenter.encoder.batch] for i in range(0, len(chosen), segmenter.encoder.batch)]
@@ -58,7 +59,7 @@ def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
 
         def mask_theirs() -> None:
             for z in chosen:
-                save_figure(images[z], predicted(predictor, images[z], prompts[z]), prompts[z], picture)
+                save_mask_figure(images[z], predicted(predictor, images[z], prompts[z]), prompts[z], picture)
 
         if device.startswith("cuda"):  # kernels are chosen and memory is taken at the first call
             for warm in (encode_ours, encode_theirs, mask_theirs, lambda: segmenter.masks(images, asked)):

@@ -24,15 +24,19 @@ class Clock:
     def __init__(self, device: str) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
+        self._inside = 0.0
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add what happens inside to a name."""
+        """Add what happens inside to a name, except what is timed by another name in there."""
         wait_for(self.device)
+        before, self._inside = self._inside, 0.0
         start = time.perf_counter()
         yield
         wait_for(self.device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        took = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + took - self._inside
+        self._inside = before + took
 
     @property
     def total(self) -> float:
