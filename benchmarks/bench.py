@@ -32,7 +32,7 @@ def parts(quick: bool, device: str) -> dict[str, Callable[[], dict[str, Any]]]:
         "embedded": lambda: labelling.compare(3 if quick else 6, shape, 1 if quick else None, device),
         "scaling": lambda: labelling.scaling(2, shape if quick else (32, 128, 128), 1 if quick else 4, device),
         "vit_b": lambda: in_process(encoder.compare, slices, repeats, device)[0],
-        "trainer": lambda: in_process(training.compare, 2 if quick else 15, shape, device)[0],
+        "trainer": lambda: in_process(training.compare, 2 if quick else 60, shape, device)[0],
     }
 
 
