@@ -77,6 +77,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",  # morphology, surface distances, statistical tests
         "scikit-image>=0.22",  # Otsu's threshold
+        "scikit-learn>=1.3",  # area under the ROC curve; nnU-Net needs it anyway
         "safetensors>=0.4",  # embedded weights
         "Pillow>=10",  # TIFF slices, CLIP's input, overlays
         "matplotlib>=3.10",  # overlays, plots of `compare`, the demo's picture; 3.10 for horizontal box plots

@@ -117,6 +117,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def plain_values(value: Any) -> Any:
+    """NumPy scalars to Python numbers, in nested lists and dicts: what :func:`read_checkpoint` accepts."""
+    if isinstance(value, dict):
+        return {key: plain_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain_values(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
     """Copy a trained fold into a model folder that nnU-Net predicts with when this package is not installed.
 

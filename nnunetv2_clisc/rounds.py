@@ -11,26 +11,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 
-from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.errors import ClisError, one_line_errors
 from nnunetv2_clisc.fold import FoldFolder, State, newest_checkpoint, origin_of
 from nnunetv2_clisc.parts import Part
-from nnunetv2_clisc.plans import read_checkpoint
+from nnunetv2_clisc.plans import plain_values, read_checkpoint
 from nnunetv2_clisc.relabel import Relabelling, prompted_sam
 from nnunetv2_clisc.s3f import Segment, kept_cases
-from pseudo_labeling.errors import PseudoLabelError
+from nnunetv2_clisc.training_checks import check_before_training
 from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.models import load_sam
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.weights import locate
-from pseudo_labeling.workspace import Workspace
 
 PSEUDO_NOTE = (
     "CLISC: every Dice in this log compares with pseudo-labels, not with masks drawn by hand; "
@@ -38,15 +35,6 @@ PSEUDO_NOTE = (
 )
 # set to 1, training ends after round 1, so that `nnUNetv2_clisc relabel` can share S3F among processes
 STOP_VARIABLE = "CLISC_STOP_AFTER_ROUND_1"
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the command with `error: …` and a non-zero exit code where the user can mend what went wrong."""
-    try:
-        yield
-    except (ClisError, PseudoLabelError) as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 class SelfTraining(nnUNetTrainer):
@@ -112,7 +100,7 @@ class SelfTraining(nnUNetTrainer):
             ClisError: round 1 is not finished, or the data changed since.
             PseudoLabelError: cases that failed; the others are done.
         """
-        self._check()
+        check_before_training(self)
         state = self.folder.read_state()
         if self.rounds != 2 or state is None or state.stage == "round_1" or not self.folder.final(1).is_file():
             raise ClisError(
@@ -148,8 +136,8 @@ class SelfTraining(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        self.logger.local_logger.my_fantastic_logging = _plain(self.logger.get_checkpoint())
-        self._best_ema = _plain(self._best_ema)
+        self.logger.local_logger.my_fantastic_logging = plain_values(self.logger.get_checkpoint())
+        self._best_ema = plain_values(self._best_ema)
         temporary = f"{filename}.{os.getpid()}.tmp"
         super().save_checkpoint(temporary)
         os.replace(temporary, filename)
@@ -166,7 +154,7 @@ class SelfTraining(nnUNetTrainer):
 
     def _enter(self) -> State:
         """Decide on rank 0 whether to begin, resume or leave a finished fold alone; all ranks read the decision."""
-        self._check()
+        check_before_training(self)
         if self.local_rank == 0:
             origin = self.origin()
             state = self.folder.read_state()
@@ -275,7 +263,7 @@ class SelfTraining(nnUNetTrainer):
 
     def build_segmenter(self) -> Segment:
         """SAM with the weights and prompts that made the pseudo-labels."""
-        sam = load_sam(self._sam_spec(), self.device)
+        sam = load_sam(self.sam_spec(), self.device)
         if sam.sha256 != self.dataset_json["clisc"]["weights"]["sam"].get("sha256"):
             self.print_to_log_file(f"CLISC: WARNING, {sam.name} is not the file that made the pseudo-labels")
         settings = self._settings()
@@ -305,7 +293,8 @@ class SelfTraining(nnUNetTrainer):
     def _settings(self) -> Settings:
         return Settings.from_dict(self.dataset_json.get("clisc", {}).get("settings", {}))
 
-    def _sam_spec(self) -> str:
+    def sam_spec(self) -> str:
+        """The SAM that made the pseudo-labels: a name or a file."""
         try:
             return str(self.dataset_json["clisc"]["weights"]["sam"]["spec"])
         except KeyError:
@@ -319,55 +308,3 @@ class SelfTraining(nnUNetTrainer):
         if state is None:
             raise ClisError(f"{self.folder.path}: the state file was removed while training; train again")
         return state
-
-    def _check(self) -> None:
-        """Find what would stop a later stage before the first one has begun."""
-        if self.preprocessed_dataset_folder_base is None:
-            raise ClisError("nnUNet_preprocessed: not set; export it and run the command again")
-        train, val = self.do_split()
-        where = f"splits_final.json, fold {self.fold}"
-        if not train or not val:
-            raise ClisError(f"{where}: needs at least one training and one validation case")
-        for case in (*train, *val):
-            if not Path(self.preprocessed_dataset_folder, f"{case}.b2nd").is_file():
-                raise ClisError(f"{where}: case '{case}' is not preprocessed; run nnUNetv2_plan_and_preprocess")
-        self._check_complete()
-        if self.rounds == 2:
-            self._check_labels()
-            for case in train if self.use_s3f else ():
-                if not (path := self.raw_scan(case)).is_file():
-                    raise ClisError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
-
-    def _check_complete(self) -> None:
-        """No training on pseudo-labels that are not, or were not when they were preprocessed, complete."""
-        name = self.plans_manager.dataset_name
-        if not nnUNet_raw.is_set() or not (raw := Workspace(Path(nnUNet_raw, name))).holds_pseudo_labels:
-            return
-        if "clisc" not in self.dataset_json or not raw.complete:
-            raise ClisError(
-                f"{name}: its pseudo-labels are not complete, or were not when they were preprocessed; run "
-                f"nnUNetv2_clisc pseudo_label -d {int(name[7:10])} --stage finish, which names what is missing, then "
-                f"nnUNetv2_plan_and_preprocess -d {int(name[7:10])} again"
-            )
-
-    def _check_labels(self) -> None:
-        name = self.plans_manager.dataset_name
-        if "clisc" not in self.dataset_json:
-            number = int(name[7:10])
-            raise ClisError(
-                f"{name}/dataset.json: has no 'clisc' entry; run nnUNetv2_clisc pseudo_label -d {number} and "
-                f"nnUNetv2_plan_and_preprocess -d {number} first"
-            )
-        if len(self.label_manager.foreground_labels) != 1 or self.label_manager.has_regions:
-            raise ClisError(f"{name}/dataset.json: self-training needs exactly one foreground label")
-        if self.use_s3f:
-            locate("sam", self._sam_spec())
-
-
-def _plain(value: Any) -> Any:
-    """NumPy scalars to Python numbers, in nested lists and dicts."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
-    return value.item() if isinstance(value, np.generic) else value

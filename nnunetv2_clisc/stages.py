@@ -51,14 +51,15 @@ def slice_label_scores(files: Workspace, gt: Path, cases: Sequence[str]) -> tupl
 
 
 def auc(score: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve: the chance that a true slice scores above a false one (Mann-Whitney)."""
-    from scipy.stats import rankdata
+    """Area under the ROC curve, NaN where all slices are alike.
 
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    if positive == 0 or negative == 0:
-        return float("nan")
-    ranks = rankdata(score)
-    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    Args:
+        score: `(n,)` float, ties allowed.
+        truth: `(n,)` bool.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, score)) if 0 < int(truth.sum()) < len(truth) else float("nan")
 
 
 def stage_table(dataset_id: int, gt: Path, predictions: Sequence[str] = ()) -> str:

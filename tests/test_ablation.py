@@ -19,8 +19,8 @@ from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.s3f import keep_all, kept_cases, load_agreement
 from tests.conftest import Run
 from tests.test_cli import last_line
-from tests.test_rounds import TRAIN, fold, fold_of, trained  # noqa: F401  (fixtures)
 from tests.tiny_nnunet import ENVIRONMENT, TinyDataset, digest
+from tests.trained_fold import TRAIN, fold_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,7 +131,7 @@ def test_label_runs_share_stages_and_leave_the_dataset_alone(data: Path, tmp_pat
 
 
 def test_a_branch_goes_on_in_round_2_with_other_cases(
-    fold: object,  # noqa: F811
+    fold: object,
     tiny: TinyDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

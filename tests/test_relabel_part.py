@@ -13,8 +13,8 @@ from nnunetv2_clisc.fold import FoldFolder
 from nnunetv2_clisc.parts import Part
 from nnunetv2_clisc.s3f import load_agreement
 from tests.conftest import Run, program
-from tests.test_rounds import back_to, fold, trained  # noqa: F401  (fixtures)
 from tests.tiny_nnunet import CASES, CLISC_ENTRY, NAME, TinyDataset, digest
+from tests.trained_fold import back_to
 
 TRAIN = CASES[:5]
 
@@ -44,7 +44,7 @@ def train(**environment: str) -> None:
 
 
 def test_parts_between_the_rounds_equal_one_training(
-    fold: FoldFolder,  # noqa: F811
+    fold: FoldFolder,
     tiny: TinyDataset,
     found_by_nnunet: None,
     clisc: Run,
@@ -73,14 +73,15 @@ def test_relabelling_before_round_1_is_finished_is_refused(
     assert "Traceback" not in done.stderr
 
 
-def test_failed_case_stops_no_other(fold: FoldFolder, tiny: TinyDataset) -> None:  # noqa: F811
+def test_failed_case_stops_no_other(fold: FoldFolder, tiny: TinyDataset, tmp_path: Path) -> None:
     back_to(fold, "s3f", ["s3f"])
     trainer = tiny.trainer()
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"no scan")
 
     def raw_scan(case: str) -> Path:
-        return Path("nowhere") if case == TRAIN[2] else tiny.raw / "imagesTr" / f"{case}_0000.nii.gz"
+        return broken if case == TRAIN[2] else tiny.raw / "imagesTr" / f"{case}_0000.nii.gz"
 
-    trainer._check = lambda: None  # type: ignore[method-assign]  # which would find the missing scan before
     trainer.raw_scan = raw_scan  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=f"1 of 3 cases failed \\({TRAIN[2]}\\)"):
         trainer.relabel_part(Part(0, 2))

@@ -13,6 +13,7 @@ import logging
 import numpy as np
 import torch
 from open_clip.model import CLIP
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -146,21 +147,13 @@ def held_out_metrics(model: CLIP, pool: Pool, device: torch.device, count: int =
     model.train()
     difference, shuffled = (np.concatenate(scores[name]) for name in ("true", "shuffled"))
     return {
-        "auc": auc(difference, truth),
+        "auc": float(roc_auc_score(truth, difference)),
         "f1": f1(difference > 0, truth),
         "accuracy": float(((difference > 0) == truth).mean()),
         "called_tumour": float((difference > 0).mean()),
-        "auc_shuffled_pixels": auc(shuffled, truth),
+        "auc_shuffled_pixels": float(roc_auc_score(truth, shuffled)),
         "f1_swapped_prompts": f1(difference < 0, truth),
     }
-
-
-def auc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve from ranks; ties are broken by order."""
-    ranks = scores.argsort().argsort() + 1.0
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / max(positives * negatives, 1))
 
 
 def f1(called: np.ndarray, truth: np.ndarray) -> float:

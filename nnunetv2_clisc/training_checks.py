@@ -1,0 +1,66 @@
+"""What must be in place before a self-training begins, found at once instead of hours later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunetv2.paths import nnUNet_raw
+
+from nnunetv2_clisc.errors import ClisError
+from pseudo_labeling.weights import locate
+from pseudo_labeling.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nnunetv2_clisc.rounds import SelfTraining
+
+
+def check_before_training(trainer: SelfTraining) -> None:
+    """Find what would stop a later stage before the first one has begun.
+
+    Raises:
+        ClisError: data, split, labels or scans that are missing or cannot be trained on.
+        PseudoLabelError: the SAM that S3F will ask is not there.
+    """
+    if trainer.preprocessed_dataset_folder_base is None:
+        raise ClisError("nnUNet_preprocessed: not set; export it and run the command again")
+    train, val = trainer.do_split()
+    where = f"splits_final.json, fold {trainer.fold}"
+    if not train or not val:
+        raise ClisError(f"{where}: needs at least one training and one validation case")
+    for case in (*train, *val):
+        if not Path(trainer.preprocessed_dataset_folder, f"{case}.b2nd").is_file():
+            raise ClisError(f"{where}: case '{case}' is not preprocessed; run nnUNetv2_plan_and_preprocess")
+    _check_complete(trainer)
+    if trainer.rounds == 2:
+        _check_labels(trainer)
+        for case in train if trainer.use_s3f else ():
+            if not (path := trainer.raw_scan(case)).is_file():
+                raise ClisError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
+
+
+def _check_complete(trainer: SelfTraining) -> None:
+    """No training on pseudo-labels that are not, or were not when they were preprocessed, complete."""
+    name = trainer.plans_manager.dataset_name
+    if not nnUNet_raw.is_set() or not (raw := Workspace(Path(nnUNet_raw, name))).holds_pseudo_labels:
+        return
+    if "clisc" not in trainer.dataset_json or not raw.complete:
+        raise ClisError(
+            f"{name}: its pseudo-labels are not complete, or were not when they were preprocessed; run "
+            f"nnUNetv2_clisc pseudo_label -d {int(name[7:10])} --stage finish, which names what is missing, then "
+            f"nnUNetv2_plan_and_preprocess -d {int(name[7:10])} again"
+        )
+
+
+def _check_labels(trainer: SelfTraining) -> None:
+    name = trainer.plans_manager.dataset_name
+    if "clisc" not in trainer.dataset_json:
+        number = int(name[7:10])
+        raise ClisError(
+            f"{name}/dataset.json: has no 'clisc' entry; run nnUNetv2_clisc pseudo_label -d {number} and "
+            f"nnUNetv2_plan_and_preprocess -d {number} first"
+        )
+    if len(trainer.label_manager.foreground_labels) != 1 or trainer.label_manager.has_regions:
+        raise ClisError(f"{name}/dataset.json: self-training needs exactly one foreground label")
+    if trainer.use_s3f:
+        locate("sam", trainer.sam_spec())
