@@ -116,11 +116,13 @@ class _Checks:
         if not label.any():
             return
         rois = {}
-        for name, classifier in self.classifiers.items():
-            method = LayerCam(classifier, settings.cam.layers)
-            cam = case_cam(
-                slices, label, settings.classifier.image_size, method, first.device, weighted=settings.cam.weighted
-            )
+        without = LayerCam(self.classifiers[RANDOM], settings.cam.layers)
+        size, weighted = settings.classifier.image_size, settings.cam.weighted
+        cams = {
+            TRAINED: first.cam(first.final, slices, label),  # what prompts SAM, both classifiers' if so set
+            RANDOM: case_cam(slices, label, size, without, first.device, weighted=weighted),
+        }
+        for name, cam in cams.items():
             rois[name] = roi_from_cam(cam, slices, settings.roi)
             if mask is not None:
                 found.pointing.setdefault(name, []).extend(map(float, hits(cam, mask)))

@@ -161,7 +161,8 @@ class FirstPass:
                 raise PseudoLabelError(
                     f"{path}: not a classifier of this dataset's settings; run pseudo_label again"
                 ) from error
-            self._classifiers[which] = model.to(self.device).eval()
+            # the memory format of training, so that a scan gets the CAM that it got as a training case
+            self._classifiers[which] = model.to(self.device).to(memory_format=torch.channels_last).eval()
         return self._classifiers[which]
 
     # ---- helpers
