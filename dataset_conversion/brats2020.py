@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dataset_conversion.case_folders import find_case_folders
+from dataset_conversion.case_folders import find_cases
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, write_dataset
 from dataset_conversion.splits import read_split
@@ -37,9 +37,7 @@ def convert_brats2020(
         ConversionError: not such a folder, or see `prepare_target`, `read_split` and `write_dataset`.
     """
     target = prepare_target(dataset_id, name, fullsup_id)
-    cases = {
-        folder.name: _find_case(folder) for folder in find_case_folders(Path(source), _CASE_FOLDER, ARCHIVE_FOLDER)
-    }
+    cases = find_cases(source, _CASE_FOLDER, ARCHIVE_FOLDER, _find_case)
     chosen = read_split(PAPER_SPLIT if split is None else Path(split), cases)
     return write_dataset(target, cases, chosen, source="brats2020")
 

@@ -1,24 +1,33 @@
-"""Find the folders of the cases in a downloaded archive, at the top or a level or two down."""
+"""Find the cases of a downloaded archive, a folder each, at the top or a level or two down."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from dataset_conversion.errors import ConversionError
+from dataset_conversion.raw_dataset import CaseSource
 
 
-def find_case_folders(source: Path, pattern: re.Pattern[str], archive: str) -> list[Path]:
-    """Folders whose names match, from the first place that has any.
+def find_cases(
+    source: Path, pattern: re.Pattern[str], archive: str, read_case: Callable[[Path], CaseSource]
+) -> dict[str, CaseSource]:
+    """Cases by name, from the folders whose names match in the first place that has any.
 
     Args:
         source: the folder of the case folders, or one or two levels above it.
         pattern: what a case folder is called.
         archive: what the folder of the case folders is called, where `source` lies above it.
+        read_case: makes a case of its folder.
 
     Raises:
-        ConversionError: no such folder, or no case folder in any of these places.
+        ConversionError: no such folder, or no case folder in any of these places; or what `read_case` raises.
     """
+    return {folder.name: read_case(folder) for folder in _case_folders(Path(source), pattern, archive)}
+
+
+def _case_folders(source: Path, pattern: re.Pattern[str], archive: str) -> list[Path]:
     if not source.is_dir():
         raise ConversionError(f"{source}: no such folder; give the folder {archive} to --source")
     for parent in [source, *sorted(source.glob(archive)), *sorted(source.glob(f"*/{archive}"))]:

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from dataset_conversion.case_folders import find_case_folders
+from dataset_conversion.case_folders import find_cases
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, write_dataset
 from dataset_conversion.splits import draw_split, read_split
@@ -46,9 +46,7 @@ def convert_lgg(
         ConversionError: not such a folder, or see `prepare_target`, `read_split` and `write_dataset`.
     """
     target = prepare_target(dataset_id, name, fullsup_id)
-    cases = {
-        folder.name: _find_case(folder) for folder in find_case_folders(Path(source), _CASE_FOLDER, ARCHIVE_FOLDER)
-    }
+    cases = find_cases(source, _CASE_FOLDER, ARCHIVE_FOLDER, _find_case)
     if split is not None:
         chosen = read_split(Path(split), cases, seed=seed)
     else:

@@ -9,6 +9,17 @@ from typing import TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def add_dataset_id(parser: argparse.ArgumentParser, title: str | None = None) -> None:
+    """`-d`, nnU-Net's number of a dataset."""
+    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID", help=title)
+
+
+def add_trainer(parser: argparse.ArgumentParser) -> None:
+    """`-tr` and `-p`: which of nnU-Net's trainings."""
+    parser.add_argument("-tr", "--trainer", default="CLISCTrainer", help="(default: CLISCTrainer)")
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="(default: nnUNetPlans)")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """`-device`, None where the choice is left to us."""
     parser.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")

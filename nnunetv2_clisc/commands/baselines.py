@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clisc.commands.arguments import Commands, add_device, up_to_128
+from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id, add_device, up_to_128
 
 
 def add_sam_prompted(commands: Commands) -> None:
@@ -56,7 +56,7 @@ def add_baseline(commands: Commands) -> None:
     cam.add_argument("--which", choices=("raw", "amda"), default="amda", help="classifier (default: amda)")
     cam.set_defaults(run=_baseline_cam)
     for method in (pseudo, cam):
-        method.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID", help="pseudo-labelled dataset")
+        add_dataset_id(method, "pseudo-labelled dataset")
     classical = methods.add_parser("classical", help="head mask, multi-Otsu, largest component; no network")
     classical.add_argument("--classes", type=_classes, default=4, metavar="N", help="of multi-Otsu (default: 4)")
     classical.set_defaults(run=_baseline_classical)

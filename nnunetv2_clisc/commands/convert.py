@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TypedDict
 
-from nnunetv2_clisc.commands.arguments import Commands
+from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id
 
 
 def add_convert(commands: Commands) -> None:
@@ -26,7 +26,7 @@ def add_convert(commands: Commands) -> None:
         layout.add_argument("--source", type=Path, required=True, metavar="DIR")
         layout.add_argument("-n", "--name", default=name, help=f"the NAME of DatasetNNN_NAME (default: {name})")
     for layout in (folder, brats, lgg):
-        layout.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+        add_dataset_id(layout)
         layout.add_argument(
             "--split", type=Path, metavar="FILE", help='JSON {"train": [...], "val": [...], "test": [...]}'
         )

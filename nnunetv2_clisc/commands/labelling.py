@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from nnunetv2_clisc.commands.arguments import Commands, add_device
+from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id, add_device, add_trainer
 from nnunetv2_clisc.labelling_options import STAGES, LabellingOptions
 
 
@@ -39,7 +39,7 @@ def _pseudo_label(args: argparse.Namespace) -> int:
 def add_relabel(commands: Commands) -> None:
     """`relabel`: the S3F pass between the two rounds, shared among processes."""
     parser = commands.add_parser("relabel", help="a share of a fold's S3F pass, between the rounds of nnUNetv2_train")
-    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    add_dataset_id(parser)
     _add_training_options(parser)
     add_device(parser)
     _add_parts(parser)
@@ -106,7 +106,7 @@ def _submit(args: argparse.Namespace) -> int:
 
 
 def _add_labelling_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    add_dataset_id(parser)
     add_device(parser)
     parser.add_argument(
         "--weights", metavar="embedded|paper|FILE", help="of all networks; FILE = a SAM (default: paper where present)"
@@ -152,6 +152,5 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--fold", default="0", help="(default: 0)")
-    parser.add_argument("-tr", "--trainer", default="CLISCTrainer", help="(default: CLISCTrainer)")
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="(default: nnUNetPlans)")
+    add_trainer(parser)
     parser.add_argument("-c", "--configuration", default="3d_fullres", help="(default: 3d_fullres)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clisc.commands.arguments import Commands
+from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -69,7 +69,7 @@ def _add_metric_settings(parser: argparse.ArgumentParser) -> None:
 def add_stages(commands: Commands) -> None:
     """`stages`: scores of what every stage of the method left."""
     parser = commands.add_parser("stages", help="which stage earns what: every stage against masks (evaluation only)")
-    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    add_dataset_id(parser)
     parser.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks CASE.nii.gz of the cases to score")
     parser.add_argument(
         "--pred", action="append", default=[], metavar="NAME=DIR", help="predictions to add as further rows"

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clisc.commands.arguments import Commands, add_device, up_to_128
+from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id, add_device, add_trainer, up_to_128
 
 
 def add_ablate(commands: Commands) -> None:
     """`ablate`: trainings with parts of the method left out or changed."""
     parser = commands.add_parser("ablate", help="Table 2 and Fig. 3 of the paper on a dataset of yours; resumes")
-    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    add_dataset_id(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument(
         "--only", action="extend", nargs="+", default=[], metavar="NAME", help="table2, alpha, beta, or a run's name"
     )
-    parser.add_argument("-tr", "--trainer", default="CLISCTrainer", help="(default: CLISCTrainer)")
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="(default: nnUNetPlans)")
+    add_trainer(parser)
     parser.add_argument("-f", "--fold", type=int, default=0)
     add_device(parser)
     parser.add_argument("--seeds", type=up_to_128, default=1, metavar="N", help="repeat every training (default: 1)")
@@ -52,7 +51,7 @@ def _ablate(args: argparse.Namespace) -> int:
 def add_sanity(commands: Commands) -> None:
     """`sanity`: controls of what CLIP and the CAM respond to."""
     parser = commands.add_parser("sanity", help="do CLIP and the CAM heed what they are asked? controls of both")
-    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID", help="pseudo-labelled dataset")
+    add_dataset_id(parser, "pseudo-labelled dataset")
     parser.add_argument("--gt", type=Path, metavar="DIR", help="masks of training cases, for evaluation only")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="(default: clisc/sanity in the raw dataset)")
     parser.add_argument("--cases", type=up_to_128, default=12, metavar="N", help="how many cases (default: 12)")
@@ -80,7 +79,7 @@ def _sanity(args: argparse.Namespace) -> int:
 def add_report(commands: Commands) -> None:
     """`report`: a page about one dataset."""
     parser = commands.add_parser("report", help="one HTML file that shows labels, training, S3F and predictions")
-    parser.add_argument("-d", "--dataset-id", type=int, required=True, metavar="ID")
+    add_dataset_id(parser)
     parser.add_argument("-tr", "--trainer", metavar="TRAINER", help="(default: CLISCTrainer)")
     parser.add_argument("-p", "--plans", metavar="PLANS", help="(default: nnUNetPlans)")
     parser.add_argument("-c", "--configuration", metavar="CONFIGURATION", help="(default: 3d_fullres)")
