@@ -245,7 +245,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "embedded": {
         "slice_labels": {"smoothing_mm": 4.0, "threshold": "otsu", "one_run": True},
-        "classifier": {"image_size": 128, "batch_size": 16, "epochs": 4, "patience": 1},
+        "classifier": {"image_size": 128, "batch_size": 16, "epochs": 4, "patience": 2},
         "cam": {"layers": ("layer1", "layer2", "layer3"), "weighted": True},
         "amda": {"masked_fraction": 0.5, "fill": "tissue", "with_first": True},
         "roi": {"brightness": True},
