@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,8 @@ from speed.measure import Clock, in_process
 def compare(cases: int, shape: tuple[int, int, int], epochs: int | None, device: str) -> dict[str, Any]:
     """Seconds of both ways through the same slices, slices a second of each stage, peak memory, agreement.
 
-    Loading the networks counts on both sides, making the phantoms on neither.
+    Loading the networks counts on both sides, making the phantoms on neither. Our way runs once before the other, which
+    takes minutes, and once after it, and the mean counts: a machine that changes its pace meanwhile favours neither.
 
     Args:
         cases: phantoms.
@@ -31,11 +33,15 @@ def compare(cases: int, shape: tuple[int, int, int], epochs: int | None, device:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dataset = raw_dataset(folder / "Dataset501_Bench", cases, shape)
-        ours, peak = in_process(_label, dataset, epochs, device)
+        again = folder / "Dataset502_Again"
+        shutil.copytree(dataset, again)
+        before, peak = in_process(_label, dataset, epochs, device)
         theirs, their_peak = in_process(_one_by_one, dataset, folder, epochs, device)
+        after, later_peak = in_process(_label, again, epochs, device)
         agreement = _mean_dice(Workspace(dataset), Workspace(folder / "one_by_one"))
     from speed.one_by_one import NOT_NEEDED
 
+    ours = {kind: {name: (before[kind][name] + after[kind][name]) / 2 for name in before[kind]} for kind in before}
     seconds, theirs_seconds = sum(ours["seconds"].values()), sum(theirs.values())
     needed = theirs_seconds - sum(theirs[name] for name in NOT_NEEDED)
     return {
@@ -45,9 +51,10 @@ def compare(cases: int, shape: tuple[int, int, int], epochs: int | None, device:
         "label_ratio_needed_once_without_training": (needed - theirs["classifier"])
         / (seconds - ours["seconds"]["classifier"]),
         "seconds": ours["seconds"],
+        "seconds_before_and_after": [sum(run["seconds"].values()) for run in (before, after)],
         "one_by_one_seconds": theirs,
         "slices_per_second": ours["slices_per_second"],
-        "peak_memory_gib": peak / 2**30,
+        "peak_memory_gib": max(peak, later_peak) / 2**30,
         "one_by_one_peak_memory_gib": their_peak / 2**30,
         "dice_between_both": agreement,
         "cases": cases,
