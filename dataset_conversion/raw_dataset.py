@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -12,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import ConversionError, explain
+from dataset_conversion.files import write_json
 from dataset_conversion.splits import Split
 from dataset_conversion.target import Target
-from dataset_conversion.volumes import binarise_mask, check_same_grid, check_scan, read_volume
+from dataset_conversion.volumes import binarise_mask, check_same_grid, check_scan, read_volume, write_image
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +112,7 @@ def write_dataset(
             moves = [(preprocessed / name, target.preprocessed / name) for name in datasets]
             _publish(moves + [(raw / name, target.raw / name) for name in datasets])
     except OSError as error:
-        raise ConversionError(
-            f"{error.filename or target.raw}: {error.strerror or error}; nothing was written"
-        ) from error
+        raise ConversionError(f"{explain(error, target.raw)} (nothing was written)") from error
     return ConversionSummary(
         dataset=target.raw / target.dataset,
         fullsup=target.raw / target.fullsup if target.fullsup else None,
@@ -165,13 +162,9 @@ def _write_frame(raw: Path, preprocessed: Path, target: Target, split: Split, so
             "counts": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
         },
     }
-    _write_json(raw / "dataset.json", dataset_json)
+    write_json(raw / "dataset.json", dataset_json)
     for folder in (raw, preprocessed):
-        _write_json(folder / "splits_final.json", [{"train": list(split.train), "val": list(split.val)}])
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / "splits_final.json", [{"train": list(split.train), "val": list(split.val)}])
 
 
 def _convert_cases(
@@ -195,7 +188,7 @@ def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None)
     if case.image.is_file() and case.image.name.lower().endswith(FILE_ENDING):
         shutil.copyfile(case.image, written)
     else:
-        _write_image(image, written)
+        write_image(image, written)
     if fullsup:
         _link(written, fullsup / f"images{part}" / written.name)
     holders = [folder for folder in ((main if part == "Ts" else None), fullsup) if folder]
@@ -206,16 +199,9 @@ def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None)
     binary = sitk.GetImageFromArray(binarise_mask(mask, case.mask))
     binary.CopyInformation(image)
     written = holders[0] / f"labels{part}" / f"{case.name}{FILE_ENDING}"
-    _write_image(binary, written)
+    write_image(binary, written)
     for folder in holders[1:]:
         _link(written, folder / f"labels{part}" / written.name)
-
-
-def _write_image(image: sitk.Image, path: Path) -> None:
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise ConversionError(f"{path}: cannot be written; check free space and permissions") from error
 
 
 def _link(file: Path, link: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
+from dataset_conversion.files import write_image_with
 from dataset_conversion.integrity import check_complete
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -82,6 +83,15 @@ def read_volume(path: Path) -> sitk.Image:
     if min(image.GetSize()) < 2:
         raise ConversionError(f"{path}: only one voxel thick (size {image.GetSize()}); give a 3D volume, not a slice")
     return image
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write a compressed image whole or not at all.
+
+    Raises:
+        ConversionError: it did not get to the disk, e.g. because that is full.
+    """
+    write_image_with(lambda temporary: sitk.WriteImage(image, str(temporary), useCompression=True), path)
 
 
 def check_scan(image: sitk.Image, path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from dataset_conversion.files import write_bytes, write_json, write_table
 from nnunetv2_clisc.ablation_runs import Run
 from nnunetv2_clisc.comparison import Comparison
 from nnunetv2_clisc.comparison_files import write_folder
@@ -19,7 +20,6 @@ from nnunetv2_clisc.metrics import METRICS
 from nnunetv2_clisc.plots import COLOURS, MARKERS, rendered, styled
 from nnunetv2_clisc.statistics import MetricSummary, summarise
 from nnunetv2_clisc.tables import NOTHING, Table, mean_sd
-from pseudo_labeling.workspace import write_bytes, write_json, write_table
 
 SHOWN = ("dsc", "hd95_mm")
 

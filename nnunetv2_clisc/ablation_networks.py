@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
+from dataset_conversion.files import read_json, sha256_of, write_json
 from nnunetv2_clisc.ablation_labels import SEED_STEP
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.fold import FoldFolder, State
 from nnunetv2_clisc.rounds import SelfTraining
 from nnunetv2_clisc.s3f import Agreement, Decision, decide, keep_all, load_agreement, write_results
-from pseudo_labeling.downloads import sha256_of
-from pseudo_labeling.workspace import ENDING, key_of, read_json, write_json
+from pseudo_labeling.workspace import ENDING, key_of
 
 CONFIGURATION = "3d_fullres"
 BETWEEN = "round_1/checkpoint_final.pth"

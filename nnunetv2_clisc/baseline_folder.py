@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dataset_conversion.files import read_json, sha256_of, write_json
 from dataset_conversion.volumes import list_volumes, volume_extension
 from nnunetv2_clisc.errors import ClisError
-from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.slices import Scan, read_scan, write_mask
-from pseudo_labeling.workspace import ENDING, Workspace, key_of, read_json, write_json
+from pseudo_labeling.workspace import ENDING, Workspace, key_of
 
 PACKAGES = ("nnunetv2-clisc", "torch", "numpy", "scipy", "scikit-image", "segment-anything", "open_clip_torch")
 Segment = Callable[[str, Scan], np.ndarray]

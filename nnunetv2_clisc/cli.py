@@ -19,22 +19,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # torch warns of its own deprecated parts when other packages are imported; nothing a user can act on
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    from dataset_conversion.errors import ConversionError
-    from nnunetv2_clisc.errors import ClisError
-    from pseudo_labeling.errors import PseudoLabelError
+    from dataset_conversion.errors import UserError, explain
 
     command: Callable[[argparse.Namespace], int] = parsed.run
     try:
         code = command(parsed)
         sys.stdout.flush()
-    except (ClisError, ConversionError, PseudoLabelError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except BrokenPipeError:  # e.g. piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:  # rights, a full disk: the system's own words name the file
-        print(f"error: {error.filename or parsed.command}: {error.strerror}; mend its rights or place", file=sys.stderr)
+        print(f"error: {explain(error, parsed.command)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)

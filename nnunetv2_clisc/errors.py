@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError, explain
 
 
-class ClisError(ValueError):
+class ClisError(UserError):
     """A mistake the user can mend; its message is one line naming the file or flag and what to do."""
 
 
@@ -17,5 +17,7 @@ def one_line_errors() -> Iterator[None]:
     """End the command with `error: …` and a non-zero exit code where the user can mend what went wrong."""
     try:
         yield
-    except (ClisError, PseudoLabelError) as error:
+    except UserError as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # a full disk, rights: the system's own words name the file
+        raise SystemExit(f"error: {explain(error)}") from None

@@ -18,8 +18,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from dataset_conversion.files import whole, write_json
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.s3f import write_json
 
 STAGES = ("round_1", "s3f", "round_2", "done")
 OUTSIDE = -1  # nnU-Net's label for voxels outside the scan's nonzero region
@@ -92,7 +92,8 @@ class FoldFolder:
 
     def write_state(self, state: State) -> None:
         number = {"round_1": 1, "s3f": 1}.get(state.stage, self.rounds)
-        write_json(self.path / "clisc_state.json", {**asdict(state), "round": number, "rounds": self.rounds})
+        content = {**asdict(state), "round": number, "rounds": self.rounds}
+        write_json(self.path / "clisc_state.json", content, sort_keys=True)
 
     def clear(self) -> None:
         """Remove what an earlier run of the rounds left behind, the state first."""
@@ -138,17 +139,16 @@ def write_training_case(
     target.mkdir(parents=True, exist_ok=True)
     _link(source / f"{case}.b2nd", target / f"{case}.b2nd")
 
-    temporary = target.parent / f"tmp-{os.getpid()}-{case}"
     blocks, chunks = comp_blosc2_params(seg.shape, tuple(patch), seg.itemsize)
-    nnUNetDatasetBlosc2.save_seg(np.ascontiguousarray(seg), str(temporary), chunks_seg=chunks, blocks_seg=blocks)
-    os.replace(f"{temporary}.b2nd", target / f"{case}_seg.b2nd")
+    with whole(target / f"{case}_seg.b2nd") as temporary:
+        stem = str(temporary).removesuffix(".b2nd")  # nnU-Net adds the ending
+        nnUNetDatasetBlosc2.save_seg(np.ascontiguousarray(seg), stem, chunks_seg=chunks, blocks_seg=blocks)
 
     with open(source / f"{case}.pkl", "rb") as file:
         properties = pickle.load(file)  # written by nnU-Net's preprocessing on this machine
     properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(seg, list(labels))
-    with open(temporary, "wb") as file:
+    with whole(target / f"{case}.pkl") as temporary, temporary.open("wb") as file:
         pickle.dump(properties, file)
-    os.replace(temporary, target / f"{case}.pkl")
 
 
 def outside_mask(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import distributed as dist
 from tqdm import tqdm
 
+from dataset_conversion.files import write_image_with
 from nnunetv2_clisc.fold import OUTSIDE, FoldFolder, outside_mask, write_training_case
 from nnunetv2_clisc.s3f import (
     Agreement,
@@ -150,9 +150,8 @@ class Relabelling:
             properties,
             num_threads_torch=torch.get_num_threads(),
         )
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        trainer.plans_manager.image_reader_writer_class().write_seg(seg, str(temporary), properties)
-        os.replace(temporary, path)
+        writer = trainer.plans_manager.image_reader_writer_class()
+        write_image_with(lambda temporary: writer.write_seg(seg, str(temporary), properties), path)
         return int((sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))) > 0).sum())
 
     def _finished(self, case: str) -> Agreement:

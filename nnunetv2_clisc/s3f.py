@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from matplotlib import style
 
+from dataset_conversion.files import write_json, write_text
 from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.overlays import save_overlay
 from pseudo_labeling.prompts import prompts_from_roi
@@ -134,7 +134,7 @@ def write_results(folder: Path, decisions: Sequence[Decision], summary: Mapping[
     write_text(folder / "similarities.csv", text.getvalue())
     kept = [d.agreement.case for d in decisions if d.kept]
     dropped = [d.agreement.case for d in decisions if not d.kept]
-    write_json(folder / "summary.json", {**summary, "kept": kept, "dropped": dropped})
+    write_json(folder / "summary.json", {**summary, "kept": kept, "dropped": dropped}, sort_keys=True)
 
 
 def kept_cases(folder: Path) -> list[str]:
@@ -144,7 +144,7 @@ def kept_cases(folder: Path) -> list[str]:
 
 def save_agreement(folder: Path, agreement: Agreement) -> None:
     """Mark a case as finished."""
-    write_json(folder / f"{agreement.case}.json", asdict(agreement))
+    write_json(folder / f"{agreement.case}.json", asdict(agreement), sort_keys=True)
 
 
 def load_agreement(folder: Path, case: str) -> Agreement | None:
@@ -169,19 +169,6 @@ def draw_case(
     title = f"{decision.agreement.case}: {decision.reason} (similarity {decision.agreement.similarity or 0:.3f})"
     with style.context("default"):  # nnU-Net's progress.png leaves its own fonts and colours behind
         save_overlay(picture, images, roi=roi, prompts=prompts_from_roi(roi, images, prompts), mask=mask, title=title)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _scan_and_mask(image: Path, prediction: Path) -> tuple[Scan, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dataset_conversion.files import write_json
 from dataset_conversion.volumes import check_same_grid, list_volumes, read_volume
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import usable_device
@@ -18,7 +19,7 @@ from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import read_scan, window_volume, write_mask
-from pseudo_labeling.workspace import ENDING, write_json
+from pseudo_labeling.workspace import ENDING
 
 
 def sam_prompted(

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dataset_conversion.files import write_bytes, write_json
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import raw_dataset, usable_device
 from nnunetv2_clisc.stages import auc
@@ -26,7 +27,7 @@ from pseudo_labeling.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, read_scan, window_volume
-from pseudo_labeling.workspace import ENDING, Workspace, write_bytes, write_json
+from pseudo_labeling.workspace import ENDING, Workspace
 
 CURVE_SLICES = 4  # of a case, for deletion and insertion
 TRAINED, RANDOM, NOTHING_LEARNED = "trained classifier", "randomised classifier", "no CAM (all of a tumour slice)"

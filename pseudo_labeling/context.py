@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dataset_conversion.files import sha256_of
 from pseudo_labeling import models
 from pseudo_labeling.ahead import AheadReader
-from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Grid, fits_beside_another, read_slices

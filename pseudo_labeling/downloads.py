@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import ssl
@@ -14,6 +13,7 @@ from urllib.error import HTTPError, URLError
 
 from tqdm import tqdm
 
+from dataset_conversion.files import sha256_of
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weight_table import WeightFile
 
@@ -21,15 +21,6 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte from the server
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as 64 lower-case hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def size_of(path: Path) -> int:

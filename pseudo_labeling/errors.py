@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataset_conversion.errors import UserError
 
-class PseudoLabelError(ValueError):
+
+class PseudoLabelError(UserError):
     """A mistake the user can mend; its message is one line naming the file or setting and what to do."""

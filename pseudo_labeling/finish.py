@@ -9,13 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.files import read_json, sha256_of, write_json, write_table
 from pseudo_labeling import weights
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
-from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.mask_pass import STAGE, MaskPass
 from pseudo_labeling.slice_labels import SliceLabels
-from pseudo_labeling.workspace import read_json, write_json, write_table
 
 PACKAGES = (
     "nnunetv2-clisc",

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from dataset_conversion.files import read_json, sha256_of
 from pseudo_labeling import models, weights
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
-from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.sam import SamSegmenter
@@ -24,7 +24,7 @@ from pseudo_labeling.slice_labels import (
     labels_from_probability,
     tumour_probability,
 )
-from pseudo_labeling.workspace import Workspace, read_json
+from pseudo_labeling.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from dataset_conversion.files import whole
 from pseudo_labeling.prompts import Prompt
 
 ROWS = 4
@@ -64,10 +64,8 @@ def save_overlay(
                 axis.contour(mask[z], [0.5], colors=ORANGE, linewidths=1.2)
         line[0].set_ylabel(f"slice {z}", fontsize=8)
     figure.suptitle(title, fontsize=10)
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(temporary, dpi=90, format="png")
-    os.replace(temporary, path)
+    with whole(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
 
 
 def representative_slices(where: np.ndarray | None, depth: int) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset_conversion.files import write_table
 from pseudo_labeling import weights
 from pseudo_labeling.context import RunContext
 from pseudo_labeling.errors import PseudoLabelError
@@ -21,7 +22,7 @@ from pseudo_labeling.slice_labels import (
     read_image_labels,
     tumour_probability,
 )
-from pseudo_labeling.workspace import key_of, write_table
+from pseudo_labeling.workspace import key_of
 
 STAGE = "slice_labels"
 

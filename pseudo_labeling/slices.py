@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion.volumes import write_image
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import WindowSettings
 
@@ -160,7 +160,4 @@ def stack_from_image(image: sitk.Image) -> np.ndarray:
 
 def write_mask(scan: Grid, mask: np.ndarray, path: str | Path) -> None:
     """Write a `(z, y, x)` stack in the scan's own geometry, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    sitk.WriteImage(scan.to_file_geometry(mask), str(temporary), useCompression=True)
-    os.replace(temporary, path)
+    write_image(scan.to_file_geometry(mask), Path(path))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset_conversion.files import write_bytes
 from pseudo_labeling.classifier import TrainingState
-from pseudo_labeling.workspace import write_bytes
 
 SAVED_EVERY = 30.0  # seconds between two states: an epoch of a small network takes little longer than saving one
 

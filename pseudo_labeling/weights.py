@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pseudo_labeling.downloads import fetch, sha256_of, size_of
+from dataset_conversion.files import sha256_of
+from pseudo_labeling.downloads import fetch, size_of
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weight_table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 

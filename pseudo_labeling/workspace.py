@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import os
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pseudo_labeling.downloads import sha256_of
+from dataset_conversion.files import read_json, sha256_of, write_bytes, write_json
 from pseudo_labeling.errors import PseudoLabelError
 
 ENDING = ".nii.gz"
@@ -23,43 +19,6 @@ def key_of(*parts: Any) -> str:
     """A short key of everything a result depends on; equal keys mean the result need not be made again."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and make its folder; safe when several processes write the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # on a shared disk two machines may have processes of the same number
-    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        PseudoLabelError: missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PseudoLabelError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise PseudoLabelError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
 
 
 class Workspace:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pseudo_labeling.downloads import fetch, sha256_of
+from dataset_conversion.files import sha256_of
+from pseudo_labeling.downloads import fetch
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weight_table import WeightFile
 

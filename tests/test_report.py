@@ -142,7 +142,7 @@ def test_numbers_are_those_on_disk(trained: Made, tmp_path: Path) -> None:
 
 
 def test_settings_weights_and_versions_are_those_recorded(trained: Made, tmp_path: Path) -> None:
-    from pseudo_labeling.downloads import sha256_of
+    from dataset_conversion.files import sha256_of
 
     page = Page(write_report(501, model=TRAINED, output=tmp_path / "r.html"))
     settings = {row["Setting"]: row for row in page.table("Settings")}

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion.files import write_json
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.pipeline import WeightSpecs
 from pseudo_labeling.settings import PRESETS, Settings
-from pseudo_labeling.workspace import write_json
 
 EMBEDDED = WeightSpecs("embedded", "embedded", "none")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dataset_conversion.files import write_bytes
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.measures import measure
 from nnunetv2_clisc.report.page import render
 from nnunetv2_clisc.report.sources import Model, find_run
-from pseudo_labeling.workspace import write_bytes
 
 
 def write_report(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.files import read_json
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.fold import newest_checkpoint
 from nnunetv2_clisc.plans import read_checkpoint
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Agreement, Decision
-from pseudo_labeling.workspace import read_json
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.files import read_json
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import mask_files
 from nnunetv2_clisc.fold import FoldFolder
 from nnunetv2_clisc.labelling import raw_dataset
-from pseudo_labeling.workspace import ENDING, Workspace, read_json
+from pseudo_labeling.workspace import ENDING, Workspace
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.files import read_json, sha256_of
 from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.metrics import METRICS
 from nnunetv2_clisc.report.measures import Measures
@@ -15,9 +16,7 @@ from nnunetv2_clisc.report.records import CaseSlices, Curves
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Decision
 from nnunetv2_clisc.tables import NOTHING
-from pseudo_labeling.downloads import sha256_of
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.workspace import read_json
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""Files on disk: written whole or not at all, and known by their SHA-256."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dataset_conversion.errors import ConversionError, free_space
+from dataset_conversion.integrity import check_complete
+
+PARTIAL = ".partial-"  # begins the name of every file that is being written
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    The name is not made of the process id alone: on a shared disk two machines have processes of the same number. Its
+    end is that of `path`, since writers of images choose the format by it. The content is on the disk before the file
+    gets its name: after a power cut a record never tells of a file that is not there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file or folder on the disk; a file system that cannot is left alone."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes were writing below a folder; nobody may be writing there now."""
+    for leftover in folder.rglob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and make its folder; safe when several processes write the same file."""
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys) + "\n")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_image_with(write: Callable[[Path], object], path: Path) -> None:
+    """Let a function write an image file, and give it its name once it is known to be whole.
+
+    ITK's NIfTI writer says nothing when a disk is full, and its reader takes a truncated file without complaint.
+
+    Args:
+        write: called with the path to write to.
+        path: of the image.
+
+    Raises:
+        ConversionError: it did not get to the disk, e.g. because that is full.
+    """
+    with whole(path) as temporary:
+        try:
+            write(temporary)
+            check_complete(temporary)
+        except (RuntimeError, ConversionError) as error:
+            raise ConversionError(
+                f"{path}: could not be written whole ({free_space(path)}); make room or check its rights, and run the "
+                "same command again"
+            ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ConversionError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConversionError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file as 64 lower-case hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
