@@ -21,18 +21,24 @@ _CHUNK = 1 << 20
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, before: Callable[[Path], object] | None = None) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well, and is removed when it does not.
 
     The name is not made of the process id alone: on a shared disk two machines have processes of the same number. Its
     end is that of `path`, since writers of images choose the format by it. The content is on the disk before the file
     gets its name: after a power cut a record never tells of a file that is not there.
+
+    Args:
+        path: of the file; its folder is made.
+        before: called with the finished temporary file just before that takes the place of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
     try:
         yield temporary
         sync(temporary)
+        if before is not None:
+            before(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -58,9 +64,9 @@ def remove_partial(folder: Path) -> None:
             leftover.unlink()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and make its folder; safe when several processes write the same file."""
-    with whole(path) as temporary:
+def write_bytes(path: Path, data: bytes, before: Callable[[Path], object] | None = None) -> None:
+    """Write a file whole or not at all, also when several processes write it; `before` as in :func:`whole`."""
+    with whole(path, before) as temporary:
         temporary.write_bytes(data)
 
 
@@ -74,16 +80,23 @@ def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys) + "\n")
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV whole or not at all."""
+def write_table(
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    before: Callable[[Path], object] | None = None,
+) -> None:
+    """Write a CSV whole or not at all; `before` as in :func:`whole`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_bytes(path, text.getvalue().encode(), before)
 
 
-def write_image_with(write: Callable[[Path], object], path: Path) -> None:
+def write_image_with(
+    write: Callable[[Path], object], path: Path, before: Callable[[Path], object] | None = None
+) -> None:
     """Let a function write an image file, and give it its name once it is known to be whole.
 
     ITK's NIfTI writer says nothing when a disk is full, and its reader takes a truncated file without complaint.
@@ -91,11 +104,12 @@ def write_image_with(write: Callable[[Path], object], path: Path) -> None:
     Args:
         write: called with the path to write to.
         path: of the image.
+        before: as in :func:`whole`.
 
     Raises:
         ConversionError: it did not get to the disk, e.g. because that is full.
     """
-    with whole(path) as temporary:
+    with whole(path, before) as temporary:
         try:
             write(temporary)
             check_complete(temporary)

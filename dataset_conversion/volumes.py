@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +86,13 @@ def read_volume(path: Path) -> sitk.Image:
     return image
 
 
-def write_image(image: sitk.Image, path: Path) -> None:
-    """Write a compressed image whole or not at all.
+def write_image(image: sitk.Image, path: Path, before: Callable[[Path], object] | None = None) -> None:
+    """Write a compressed image whole or not at all; `before` as in :func:`dataset_conversion.files.whole`.
 
     Raises:
         ConversionError: it did not get to the disk, e.g. because that is full.
     """
-    write_image_with(lambda temporary: sitk.WriteImage(image, str(temporary), useCompression=True), path)
+    write_image_with(lambda temporary: sitk.WriteImage(image, str(temporary), useCompression=True), path, before)
 
 
 def check_scan(image: sitk.Image, path: Path) -> None:

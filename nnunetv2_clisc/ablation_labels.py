@@ -53,13 +53,20 @@ class LabelRuns:
                 source = self.labelled(self.settings.amda.alpha, seed)  # with the raw classifier of this seed
             _derive(source, target)
         entry = read_json(self.dataset / "dataset.json")["clisc"]
-        imagenet = "ImageNet" in entry["classifier"]["initial_weights"]
-        specs = WeightSpecs(
-            entry["weights"]["clip"]["spec"], entry["weights"]["sam"]["spec"], "paper" if imagenet else "none"
-        )
+        if "classifier" not in entry["weights"]:  # not to be guessed
+            raise ClisError(
+                f"{self.dataset / 'dataset.json'}: does not say what the classifier began with; run "
+                f"`nnUNetv2_clisc pseudo_label -d {self.dataset.name[7:10]} --stage finish` once more, with the same "
+                "settings"
+            )
+        specs = WeightSpecs(*(entry["weights"][role]["spec"] for role in ("clip", "sam", "classifier")))
         if read_json(target / "dataset.json").get("clisc", {}).get("settings") != _plain(settings.to_dict()):
             given = self.dataset / "clisc" / "slice_labels.csv" if entry["image_labels"] is not None else None
-            PseudoLabeling(target, settings, specs, device=self.device, image_labels=given, overlay_every=10**6).run()
+            # what was corrected by hand says nothing about a variant of the method
+            run = PseudoLabeling(
+                target, settings, specs, device=self.device, image_labels=given, overlay_every=10**6, redo=()
+            )
+            run.run()
         return target
 
     def roi(self, alpha: float, seed: int) -> Path:

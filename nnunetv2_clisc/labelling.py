@@ -15,6 +15,7 @@ from nnunetv2_clisc.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.labelling_options import SHARED_STAGES, STAGES, LabellingOptions
 from nnunetv2_clisc.parts import Part, resolve_part
 from pseudo_labeling import weights as weight_files
+from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.weights import WeightSpecs
 
@@ -70,17 +71,20 @@ def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[
     settings = Settings().merged(PRESETS[preset]).merged({"seed": seed})
     if settings_file is not None:
         try:
-            values = json.loads(settings_file.read_text())
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            values = json.loads(settings_file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             raise ClisError(f"--settings {settings_file}: cannot be read as JSON ({error}); mend the file") from error
-        settings = settings.merged(values)
+        try:
+            settings = settings.merged(values)
+        except PseudoLabelError as error:
+            raise PseudoLabelError(f"--settings {settings_file}: {error}") from error
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
             raise ClisError(f"--set {change}: write NAME=VALUE, e.g. prompts.margin=10")
         try:
             value: Any = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text
         for part in reversed(name.split(".")):
             value = {part: value}
@@ -129,6 +133,8 @@ def pseudo_label(
         ClisError, PseudoLabelError: whatever the user can mend, in one line.
     """
     part = _part_of_stage(stage, num_parts, part_id)
+    if options.image_labels is not None and not options.image_labels.is_file():
+        raise ClisError(f"--image-labels {options.image_labels}: no such file; give a CSV with case,slice,label")
     dataset = raw_dataset(options.dataset_id)
     specs = resolve_weights(options.weights, options.clip_weights, options.sam_weights, options.classifier_weights)
     preset = options.preset or ("embedded" if specs.clip == "embedded" else "paper")
@@ -145,7 +151,7 @@ def pseudo_label(
 
     # the last stage computes nothing, so it may run on a machine without the others' device
     device = "cpu" if stage == "finish" else usable_device(options.device)
-    run = PseudoLabeling(dataset, settings, specs, device=device, image_labels=options.image_labels)
+    run = PseudoLabeling(dataset, settings, specs, device=device, image_labels=options.image_labels, redo=options.redo)
     if stage is None:
         return run.run()
     if stage == "finish":

@@ -24,6 +24,7 @@ class LabellingOptions:
     settings_file: Path | None = None
     changes: tuple[str, ...] = ()
     seed: int = 0
+    redo: tuple[str, ...] | None = None  # what a person changed and is to be made anew; () = all of it
 
     def arguments(self, stage: str | None = None) -> list[str]:
         """`pseudo_label` with these options; files as absolute paths, since a job may start in another folder."""
@@ -40,7 +41,8 @@ class LabellingOptions:
         }
         arguments = ["pseudo_label", "-d", str(self.dataset_id), "--seed", str(self.seed)]
         arguments += [text for flag, value in flags.items() if value is not None for text in (flag, value)]
-        return arguments + [text for change in self.changes for text in ("--set", change)]
+        arguments += [text for change in self.changes for text in ("--set", change)]
+        return arguments + (["--redo", *self.redo] if self.redo is not None else [])
 
 
 def _absolute(spec: str | None) -> str | None:

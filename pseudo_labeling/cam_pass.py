@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class CamPasses:
         self.labels = labels
         self.device = run.device
         self._samples: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._loaded: tuple[str, SliceClassifier] | None = None
+        self._loaded: dict[str, SliceClassifier] = {}
         self._keys: dict[str, str] = {RAW: self._raw_key()}
 
     @property
@@ -65,14 +66,16 @@ class CamPasses:
 
     def train(self) -> None:
         """Train what is not yet trained; with AMDA this includes the first classifier's CAMs of all cases."""
-        if self.final == AMDA:
-            todo = [case for case in self.labels if self.roi_record(RAW, case) is None]
+        if self.final == AMDA and not self.trained:
+            todo = [case for case in self.labels if self.roi_record(RAW, case) is None or not self._has_cam(RAW, case)]
             if todo:
                 self._classifier(RAW)
             self.run.expect(todo)
             done = len(self.labels) - len(todo)
             for case in tqdm(todo, desc="CAM and ROI (raw)", unit="case", initial=done, total=len(self.labels)):
-                self.map_case(RAW, case, *self.run.read(case))
+                scan, slices = self.run.read(case)
+                self.map_case(RAW, case, scan, slices)
+                self.make_cam(RAW, case, slices)
         if not self.trained:
             self._classifier(self.final)
         self._samples = None  # the passes over single cases need no training set
@@ -95,29 +98,35 @@ class CamPasses:
             cam: np.ndarray = arrays["cam"]
         return cam
 
+    def make_cam(self, name: str, case: str, slices: np.ndarray) -> None:
+        """Make the CAM of one case where it is not there yet, or not any more: CAMs take the most space on disk."""
+        if not self._has_cam(name, case):
+            self._make_cam(name, case, slices, self._classifier(name), self._cam_key(name, case))
+
     def roi(self, name: str, case: str) -> np.ndarray:
         """A saved ROI, `(z, y, x)` bool."""
         return stack_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
 
     def roi_record(self, name: str, case: str) -> dict[str, Any] | None:
-        """The record of a case's finished ROI, None when it must be (re)done."""
+        """The record of a case's finished ROI, None when it must be (re)done; one corrected by hand is finished."""
         key = self._key(name)
-        return None if key is None else self.files.record(f"roi_{name}", case, self._roi_key(key, case))
+        if key is None:
+            return None
+        record = self.files.record(f"roi_{name}", case, self._roi_key(key, case))
+        return record or self.run.changed_by_hand(f"roi_{name}", case)
 
     def map_case(self, name: str, case: str, scan: Grid, slices: np.ndarray) -> dict[str, Any]:
         """Make CAM and ROI of one case where they are not there yet, and return the ROI's record."""
         record = self.roi_record(name, case)
         if record is not None:
             return record
-        key = self._key(name)
-        if key is None:
-            raise RuntimeError(f"{name}: its classifier needs the ROIs of the pass before it")
-        cam_key = key_of(key, self.settings.cam, case)
-        if self.files.record(f"cam_{name}", case, cam_key) is None:
-            self._make_cam(name, case, slices, self._classifier(name), cam_key)
-        path = self.files.path(f"roi_{name}", f"{case}{ENDING}")
-        write_mask(scan, roi_from_cam(self.cam(name, case), slices, self.settings.roi), path)
-        return self.files.finish(f"roi_{name}", case, self._roi_key(key, case), [path])
+        key = self._known_key(name)
+        self.make_cam(name, case, slices)
+        stage = f"roi_{name}"
+        path = self.files.path(stage, f"{case}{ENDING}")
+        roi = roi_from_cam(self.cam(name, case), slices, self.settings.roi)
+        write_mask(scan, roi, path, partial(self.files.announce, stage, case))
+        return self.files.finish(stage, case, self._roi_key(key, case), [path])
 
     def _raw_key(self) -> str:
         """Key of everything the first classifier depends on."""
@@ -150,14 +159,23 @@ class CamPasses:
     def _roi_key(self, key: str, case: str) -> str:
         return key_of(key_of(key, self.settings.cam, case), self.settings.roi)
 
-    def _classifier(self, name: str) -> SliceClassifier:
-        """The classifier of a pass, trained now or read from its record; one is in memory at a time."""
+    def _cam_key(self, name: str, case: str) -> str:
+        return key_of(self._known_key(name), self.settings.cam, case)
+
+    def _has_cam(self, name: str, case: str) -> bool:
+        return self.files.record(f"cam_{name}", case, self._cam_key(name, case)) is not None
+
+    def _known_key(self, name: str) -> str:
         key = self._key(name)
         if key is None:
             raise RuntimeError(f"{name}: its classifier needs the ROIs of the pass before it")
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = name, self._trained(name, key)
-        return self._loaded[1]
+        return key
+
+    def _classifier(self, name: str) -> SliceClassifier:
+        """The classifier of a pass, trained now or read from its record."""
+        if name not in self._loaded:
+            self._loaded[name] = self._trained(name, self._known_key(name))
+        return self._loaded[name]
 
     def _initial(self) -> tuple[SliceClassifier, str]:
         """The untrained classifier and where its weights come from."""
@@ -178,6 +196,7 @@ class CamPasses:
             weighted=self.settings.cam.weighted,
         )
         if name == AMDA and self.settings.amda.with_first:
+            self.make_cam(RAW, case, slices)
             cam = np.maximum(cam, self.cam(RAW, case))
         path = self.files.path(f"cam_{name}", f"{case}.npz")
         write_npz(path, cam=cam)
@@ -188,7 +207,7 @@ class CamPasses:
         initial, origin = self._initial()
         model = copy.deepcopy(initial)
         final = self.files.path("classifier", f"{name}.pt")
-        partial = self.files.path("classifier", f"{name}_partial.pt")
+        unfinished = self.files.path("classifier", f"{name}_partial.pt")
         if self.files.record("classifier", name, key) is not None:
             model.load_state_dict(torch.load(final, weights_only=True, map_location="cpu"))
             # the memory format of training: a classifier read from disk gives the same CAM, to the bit
@@ -209,14 +228,14 @@ class CamPasses:
             seed=self.settings.seed,
             device=self.device,
             augmentation=augmentation,
-            state=load_state(partial, key),
-            on_epoch=saved_now_and_then(partial, key),
+            state=load_state(unfinished, key),
+            on_epoch=saved_now_and_then(unfinished, key),
             title=f"classifier ({name})",
         )
         write_torch(final, state.best_model)
         content = {"origin": origin, "history": state.history, "best_epoch": state.best_epoch}
         self.files.finish("classifier", name, key, [final], **content)
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         return model
 
     def _training_set(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
+from dataset_conversion.errors import ConversionError
 from dataset_conversion.files import sha256_of
+from dataset_conversion.integrity import check_complete
+from dataset_conversion.volumes import binarise_mask, check_same_grid, read_volume
 from pseudo_labeling import models
 from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.errors import PseudoLabelError
@@ -19,6 +24,9 @@ from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Grid, fits_beside_another, read_slices
 from pseudo_labeling.weights import WeightSpecs
 from pseudo_labeling.workspace import Workspace
+
+TABLE = "slice_labels.csv"
+logger = logging.getLogger(__name__)
 
 Records = Mapping[str, dict[str, Any] | None]
 
@@ -32,17 +40,32 @@ class RunContext:
         specs: weights.
         device: `cpu`, `cuda`, ...
         image_labels: the user's slice labels, used instead of CLIP.
+        redo: what to make anew although a person has changed it: cases, or the table of slice labels; all of it when
+            empty, nothing when None.
+
+    Raises:
+        PseudoLabelError: no scans, or a name in `redo` that nothing is called by.
     """
 
     def __init__(
-        self, dataset: Path, settings: Settings, specs: WeightSpecs, device: str, image_labels: Path | None
+        self,
+        dataset: Path,
+        settings: Settings,
+        specs: WeightSpecs,
+        device: str,
+        image_labels: Path | None,
+        redo: Sequence[str] | None = None,
     ) -> None:
-        self.files = Workspace(dataset)
+        known = [*Workspace(dataset).cases(), TABLE]
+        if redo and (unknown := [name for name in redo if name not in known]):
+            raise PseudoLabelError(f"--redo {unknown[0]}: {dataset} has no such case; name cases, or {TABLE}")
+        self.files = Workspace(dataset, known if redo is not None and not redo else redo or ())
         self.settings = settings
         self.specs = specs
         self.device = torch.device(device)
         self.image_labels = image_labels
         self.cases = self.files.cases()
+        self._by_hand: dict[Path, tuple[str, int] | None] = {}
         self._reader = AheadReader(
             lambda case: read_slices(self.files.image(case), self.settings.window), self.fits_beside_another
         )
@@ -69,6 +92,43 @@ class RunContext:
     def fits_beside_another(self, case: str) -> bool:
         """Whether there is memory to work on a case while another one is read or written."""
         return fits_beside_another(self.files.image(case))
+
+    def changed_by_hand(self, stage: str, case: str) -> dict[str, Any] | None:
+        """The record of a case's mask or ROI that a person has changed, with its number of `voxels` of now.
+
+        Such a file is kept and used, and the log says so; one that is cut short is nobody's work and is made anew.
+
+        Raises:
+            PseudoLabelError: it does not lie on the scan's grid, or holds other values than 0 and 1.
+        """
+        record = self.files.changed_by_hand(stage, case)
+        if record is None:
+            return None
+        file, sha256 = next(iter(record["files"].items()))
+        path = self.files.dataset / file
+        if path not in self._by_hand:
+            self._by_hand[path] = self._checked(path, case, sha256)
+        known = self._by_hand[path]
+        return None if known is None else record | {"files": {file: known[0]}, "voxels": known[1]}
+
+    def _checked(self, path: Path, case: str, sha256: str) -> tuple[str, int] | None:
+        """SHA-256 and voxels of a changed mask; None where it is damaged."""
+        try:
+            check_complete(path)
+        except ConversionError as error:
+            logger.warning("%s; it is made anew", error)
+            return None
+        try:
+            scan, mask = read_volume(self.files.image(case)), read_volume(path)
+            check_same_grid(scan, self.files.image(case), mask, path)
+            if (values := binarise_mask(mask, path)).sum() != sitk.GetArrayViewFromImage(mask).sum():
+                raise ConversionError(f"{path}: has other values than 0 and 1")
+        except ConversionError as error:
+            raise PseudoLabelError(
+                f"{error}; it was changed by hand: mend it, or make it anew with --redo {case}"
+            ) from error
+        logger.warning("%s: changed by hand, so it is kept and used; --redo %s makes it anew", path, case)
+        return sha256, int(values.sum())
 
     def command(self, stage: str) -> str:
         """What a user types to run one stage of this dataset."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dataset_conversion.errors import UserError, explain
 from pseudo_labeling.errors import PseudoLabelError
 
 logger = logging.getLogger(__name__)
@@ -22,9 +23,9 @@ class CaseFailures:
         """Keep whatever goes wrong inside for the end."""
         try:
             yield
-        except PseudoLabelError as error:
-            self.cases[case] = str(error)
-            logger.error("%s: failed, going on with the other cases: %s", case, error)
+        except (UserError, OSError) as error:
+            self.cases[case] = explain(error) if isinstance(error, OSError) else str(error)
+            logger.error("%s: failed, going on with the other cases: %s", case, self.cases[case])
         except Exception as error:  # e.g. out of GPU memory on one large scan; the traceback goes to the log
             self.cases[case] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             logger.exception("%s: failed, going on with the other cases", case)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.files import read_json, sha256_of, write_json, write_table
+from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json, write_table
 from pseudo_labeling import weights
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
@@ -34,6 +33,7 @@ class Summary:
 
     rows: list[dict[str, Any]]
     empty_cases: list[str]
+    by_hand: list[str]
     overlays: Path
     table: Path
 
@@ -46,15 +46,20 @@ class Summary:
         ]
         if self.empty_cases:
             lines.append(f"empty pseudo-labels ({len(self.empty_cases)}): {', '.join(self.empty_cases)}")
+        if self.by_hand:
+            lines.append(f"changed by hand and kept ({len(self.by_hand)}): {', '.join(self.by_hand)}")
         return "\n".join([*lines, f"table: {self.table}", f"overlays: {self.overlays}"])
 
 
-def finish_run(run: RunContext, labels: dict[str, SliceLabels], passes: CamPasses, masks: MaskPass) -> Summary:
+def finish_run(
+    run: RunContext, labels: dict[str, SliceLabels], given: Path | None, passes: CamPasses, masks: MaskPass
+) -> Summary:
     """Verify every case by the SHA-256 of its files, then write `summary.csv` and the entry `clisc` of `dataset.json`.
 
     Args:
         run: what all stages share.
         labels: slice labels of each case.
+        given: the table of a person that they were read from; None where they are CLIP's.
         passes: classifier, CAMs and ROIs.
         masks: pseudo-labels.
 
@@ -69,21 +74,24 @@ def finish_run(run: RunContext, labels: dict[str, SliceLabels], passes: CamPasse
             "slices": len(labels[case].label),
             "tumour_slices": int(labels[case].label.sum()),
             **{name: record[name] for name in ("prompted_slices", "roi_voxels", "mask_voxels")},
+            "by_hand": int("by_hand" in record),
         }
         for case, record in found.items()
     ]
-    for leftover in run.files.labels_dir.iterdir():  # of a process that was killed while it wrote
-        if re.match(r"\.\d+\..", leftover.name):
-            leftover.unlink()
+    for folder in (run.files.labels_dir, run.files.root):  # all is there, so nobody is writing any more
+        remove_partial(folder)
     table = run.files.path("", "summary.csv")
     write_table(table, list(rows[0]), rows)
     devices = sorted({str(record.get("device", run.device)) for record in found.values()})
-    _write_dataset_json(run, passes, ", ".join(devices))
+    by_hand = [row["case"] for row in rows if row["by_hand"]]
+    _write_dataset_json(run, given, by_hand, passes, ", ".join(devices))
     empty = [row["case"] for row in rows if row["mask_voxels"] == 0]
-    return Summary(rows, empty, run.files.root / "overlays", table)
+    return Summary(rows, empty, by_hand, run.files.root / "overlays", table)
 
 
-def _write_dataset_json(run: RunContext, passes: CamPasses, device: str) -> None:
+def _write_dataset_json(
+    run: RunContext, given: Path | None, by_hand: list[str], passes: CamPasses, device: str
+) -> None:
     content = read_json(run.files.dataset_json)
     classifier = read_json(run.files.root / "classifier" / f"{passes.final}.json")
     content["clisc"] = {
@@ -91,9 +99,11 @@ def _write_dataset_json(run: RunContext, passes: CamPasses, device: str) -> None
         "weights": {
             "clip": dataclasses.asdict(weights.identify("clip", run.specs.clip)),
             "sam": dataclasses.asdict(weights.identify("sam", run.specs.sam)),
+            "classifier": dataclasses.asdict(weights.identify("resnet50", run.specs.classifier)),
         },
         "classifier": {"initial_weights": classifier["origin"], "best_epoch": classifier["best_epoch"]},
-        "image_labels": None if run.image_labels is None else sha256_of(run.image_labels),
+        "image_labels": None if given is None else sha256_of(given),
+        "by_hand": by_hand,
         "device": device,
         "versions": {name: version(name) for name in PACKAGES},
         "seed": run.settings.seed,

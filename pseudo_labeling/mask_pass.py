@@ -36,9 +36,12 @@ class MaskPass:
         self._segmenter: SamSegmenter | None = None
 
     def record(self, case: str) -> dict[str, Any] | None:
-        """The record of a finished case, None when it must be (re)done."""
+        """The record of a finished case, None when it must be (re)done; a label corrected by hand is finished."""
         roi = self.passes.roi_record(self.passes.final, case)
-        return None if roi is None else self.run.files.record(STAGE, case, self._key(case, roi))
+        record = None if roi is None else self.run.files.record(STAGE, case, self._key(case, roi))
+        if record is None and (record := self.run.changed_by_hand(STAGE, case)) is not None:
+            record["mask_voxels"] = record["voxels"]
+        return record
 
     def prepare(self) -> None:
         """Load SAM, so that a broken weight file is no failure of a case."""
@@ -56,6 +59,8 @@ class MaskPass:
         scan, slices = self.run.read(case)
         key = self._key(case, self.passes.map_case(final, case, scan, slices))
         roi = self.passes.roi(final, case)
+        if self._draws(case):
+            self.passes.make_cam(final, case, slices)
         if self._segmenter is None:
             raise RuntimeError("prepare() loads SAM before the first case")
         mask, prompts = self._segmenter.segment(slices, roi, self.run.settings.prompts)
@@ -72,8 +77,8 @@ class MaskPass:
         mask: np.ndarray,
     ) -> None:
         files, final = self.run.files, self.passes.final
-        write_mask(scan, mask, files.label(case))
-        if self.run.cases.index(case) % self.overlay_every == 0:
+        write_mask(scan, mask, files.label(case), partial(files.announce, STAGE, case))
+        if self._draws(case):
             picture = files.path("overlays", f"{case}.png")
             cam = self.passes.cam(final, case)
             save_overlay(picture, slices, cam=cam, roi=roi, prompts=prompts, mask=mask, title=case)
@@ -87,6 +92,9 @@ class MaskPass:
             mask_voxels=int(mask.sum()),
             device=str(self.run.device),
         )
+
+    def _draws(self, case: str) -> bool:
+        return self.run.cases.index(case) % self.overlay_every == 0
 
     def _key(self, case: str, roi: dict[str, Any]) -> str:
         settings = self.run.settings

@@ -22,7 +22,7 @@ from pseudo_labeling.finish import Summary, finish_run
 from pseudo_labeling.mask_pass import MaskPass
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slice_label_pass import SliceLabelPass
-from pseudo_labeling.slice_labels import SliceLabels
+from pseudo_labeling.slice_labels import SliceLabels, read_label_rows
 from pseudo_labeling.weights import WeightSpecs
 
 __all__ = ["PseudoLabeling", "Summary", "WeightSpecs"]
@@ -40,6 +40,11 @@ class PseudoLabeling:
         device: `cpu`, `cuda`, ...
         image_labels: the user's slice labels, used instead of CLIP.
         overlay_every: one overlay for this many cases.
+        redo: what to make anew although a person has changed it: cases, or `slice_labels.csv`; all of it when empty,
+            nothing when None.
+
+    Raises:
+        PseudoLabelError: no scans, a table of slice labels that cannot be read, or an unknown name in `redo`.
     """
 
     def __init__(
@@ -51,8 +56,11 @@ class PseudoLabeling:
         device: str = "cpu",
         image_labels: Path | None = None,
         overlay_every: int = 4,
+        redo: Sequence[str] | None = None,
     ) -> None:
-        self.context = RunContext(dataset, settings, specs, device, image_labels)
+        if image_labels is not None:
+            read_label_rows(image_labels)  # now, not after hours of the stages before it is needed
+        self.context = RunContext(dataset, settings, specs, device, image_labels, redo)
         self.overlay_every = overlay_every
         self.cases = self.context.cases
         self._slice_labels = SliceLabelPass(self.context)
@@ -106,7 +114,7 @@ class PseudoLabeling:
         """
         self.context.files.claim_labels()
         self._passes.check_trained()
-        return finish_run(self.context, self._labels, self._passes, self._masks)
+        return finish_run(self.context, self._labels, self._slice_labels.given, self._passes, self._masks)
 
     @cached_property
     def _labels(self) -> dict[str, SliceLabels]:

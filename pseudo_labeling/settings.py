@@ -6,6 +6,7 @@ there into the trainer, so one file tells how a label was made.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -152,7 +153,12 @@ class Settings:
         return _merged(self, values, "settings")
 
 
-def _merged(base: Any, values: dict[str, Any], where: str) -> Any:
+def _merged(base: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise PseudoLabelError(
+            f"{where}: a {_JSON_NAMES.get(type(values), 'value')} is not allowed; give names with values, e.g. "
+            f'{{"{_first(base)}": …}}'
+        )
     known = {f.name for f in fields(base)}
     changes: dict[str, Any] = {}
     for name, value in values.items():
@@ -166,13 +172,24 @@ def _merged(base: Any, values: dict[str, Any], where: str) -> Any:
                 )
             changes[name] = _merged(current, value, f"{where}.{name}")
         else:
-            changes[name] = tuple(value) if isinstance(current, tuple) and isinstance(value, list | tuple) else value
-            _check(f"{where}.{name}", current, changes[name])
+            value = tuple(value) if isinstance(current, tuple) and isinstance(value, list | tuple) else value
+            _check(f"{where}.{name}", current, value)
+            changes[name] = _as_its_default(current, value)
     return replace(base, **changes)
+
+
+_JSON_NAMES = {list: "list", str: "text", int: "number", float: "number", bool: "truth value", type(None): "null"}
 
 
 def _first(group: Any) -> str:
     return fields(group)[0].name
+
+
+def _as_its_default(default: Any, value: Any) -> Any:
+    """A number in its default's type: `10` and `10.0` are one setting, and whole numbers count and index things."""
+    if not _is_number(value):
+        return value
+    return int(value) if isinstance(default, int) else float(value)
 
 
 def _check(where: str, default: Any, value: Any) -> None:
@@ -186,13 +203,14 @@ def _check(where: str, default: Any, value: Any) -> None:
         if where == "settings.roi.threshold" and not fits:
             fits, allowed = _is_number(value) and 0 < value < 1, "otsu, or a number between 0 and 1"
     elif isinstance(default, int | float):
-        low, high = RANGES.get(where, (0, float("inf")))
+        low, high = RANGES.get(where, (0, math.inf))
         whole = isinstance(default, int) and not isinstance(default, bool)
         fits = isinstance(value, bool) if isinstance(default, bool) else _is_number(value) and low <= value <= high
         if whole and fits:
             fits = float(value).is_integer()
         kind = "a whole number" if whole else "a number"
-        allowed = "true or false" if isinstance(default, bool) else f"{kind} from {low:g} to {high:g}"
+        limits = f"from {low:.10g} to {high:.10g}" if math.isfinite(high) else f"of {low:g} or more"
+        allowed = "true or false" if isinstance(default, bool) else f"{kind} {limits}"
     elif isinstance(default, tuple):
         fits = isinstance(value, tuple) and len(value) > 0 and all(isinstance(v, str) for v in value)
         allowed = 'a list of names, e.g. ["layer3"]'
@@ -203,7 +221,8 @@ def _check(where: str, default: Any, value: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """A finite number that arithmetic can take; JSON also writes NaN, Infinity and integers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -215,17 +234,22 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "settings.sam.precision": ("auto", "fp32", "bf16"),  # fp16 overflows in SAM's encoder: its masks are wrong
 }
 RANGES: dict[str, tuple[float, float]] = {
+    "settings.seed": (0, 2**32 - 1),
     "settings.window.lower_percentile": (0, 100),
     "settings.window.upper_percentile": (0, 100),
     "settings.slice_labels.min_confidence": (0.5, 1),
     "settings.slice_labels.min_head_fraction": (0, 1),
     "settings.classifier.image_size": (32, 2048),
-    "settings.classifier.batch_size": (1, 4096),
+    "settings.classifier.batch_size": (2, 4096),
     "settings.classifier.epochs": (1, 100000),
+    "settings.classifier.patience": (0, 100000),
     "settings.classifier.held_out_fraction": (0, 0.9),
     "settings.amda.alpha": (0, 100),
     "settings.amda.masked_fraction": (0, 1),
+    "settings.roi.opening": (0, 99),
     "settings.roi.keep_fraction": (0, 1),
+    "settings.slice_labels.vote_radius": (0, 10000),
+    "settings.prompts.margin": (0, 10000),
     "settings.sam.passes": (1, 10),
     "settings.sam.keep_fraction": (0, 1),
     "settings.s3f.beta": (0, 100),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from dataset_conversion.files import write_table
 from pseudo_labeling import weights
-from pseudo_labeling.context import RunContext
+from pseudo_labeling.context import TABLE, RunContext
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.slice_labels import (
     SliceLabels,
@@ -24,7 +25,9 @@ from pseudo_labeling.slice_labels import (
 )
 from pseudo_labeling.workspace import key_of
 
-STAGE = "slice_labels"
+logger = logging.getLogger(__name__)
+
+STAGE, GIVEN = "slice_labels", "image_labels"  # CLIP's records, and those of cases that CLIP was not asked about
 
 
 class SliceLabelPass:
@@ -39,8 +42,33 @@ class SliceLabelPass:
         self._text: torch.Tensor | None = None
 
     def record(self, case: str) -> dict[str, Any] | None:
-        """The record of a finished case, None when it must be (re)done."""
-        return self.run.files.record(STAGE, case, self._key(case))
+        """The record of a finished case, None when it must be (re)done.
+
+        With a table of the user's, what CLIP has said stays where it is, and serves for the slices' order too.
+        """
+        record = self.run.files.record(STAGE, case, self._key(case, by_clip=True))
+        if record is None and self.run.image_labels is not None:
+            record = self.run.files.record(GIVEN, case, self._key(case, by_clip=False))
+        return record
+
+    @cached_property
+    def given(self) -> Path | None:
+        """The slice labels of a person: `--image-labels`, or our own table once it was corrected by hand.
+
+        Raises:
+            PseudoLabelError: both, and not the same file.
+        """
+        table, asked = self.run.files.root / TABLE, self.run.image_labels
+        if self.run.files.changed_by_hand("", TABLE) is None:
+            return asked
+        if asked is None:
+            logger.warning("%s: changed by hand, so it is kept and used; --redo %s makes it anew", table, TABLE)
+        elif asked.resolve() != table.resolve():
+            raise PseudoLabelError(
+                f"--image-labels {asked}: {table} was changed by hand too; leave the flag out to use that, or add "
+                f"--redo {TABLE} to replace it"
+            )
+        return table
 
     def prepare(self) -> None:
         """Load what :meth:`make` needs, so that a broken weight file is no failure of a case."""
@@ -55,16 +83,16 @@ class SliceLabelPass:
         """
         run = self.run
         scan, slices = run.read(case)
-        probability = np.zeros(len(slices), dtype=np.float32)
+        found: dict[str, Any] = {}
         if self._text is not None:
-            probability = tumour_probability(slices, run.clip, self._text, run.device)
+            found = {"probability": tumour_probability(slices, run.clip, self._text, run.device).tolist()}
         return partial(
             run.files.finish,
-            STAGE,
+            STAGE if found else GIVEN,
             case,
-            self._key(case),
+            self._key(case, by_clip=bool(found)),
             file_slices=[scan.file_slice(z) for z in range(len(slices))],
-            probability=probability.tolist(),
+            **found,
             head=head_fraction(slices).tolist(),
             slice_mm=scan.slice_mm,
         )
@@ -78,8 +106,8 @@ class SliceLabelPass:
         records = {case: self.record(case) for case in self.run.cases}
         found = self.run.all_finished("slice labels", self.run.files.root / STAGE, STAGE, records)
         self._file_slices = {case: record["file_slices"] for case, record in found.items()}
-        if self.run.image_labels is not None:
-            labels = self._labels_of_user(self.run.image_labels, found)
+        if self.given is not None:
+            labels = self._labels_of_user(self.given, found)
         else:
             settings = self.run.settings.slice_labels
             labels = {
@@ -90,7 +118,11 @@ class SliceLabelPass:
         return labels
 
     def write_table(self, labels: dict[str, SliceLabels]) -> None:
-        """Write `slice_labels.csv`, in the files' slice order."""
+        """Write `slice_labels.csv`, in the files' slice order, unless it is itself where the labels come from."""
+        files = self.run.files
+        path = files.path("", TABLE)
+        if self.given is not None and self.given.resolve() == path.resolve():
+            return
         rows = []
         for case, found in labels.items():
             for z in np.argsort(self._file_slices[case]):
@@ -103,20 +135,26 @@ class SliceLabelPass:
                         "confident": int(found.confident[z]),
                     }
                 )
-        path = self.run.files.path("", "slice_labels.csv")
-        write_table(path, ["case", "slice", "label", "probability", "confident"], rows)
+        columns = ["case", "slice", "label", "probability", "confident"]
+        write_table(path, columns, rows, partial(files.announce, "", TABLE))
+        files.finish("", TABLE, "", [path])
 
-    def _key(self, case: str) -> str:
+    def _key(self, case: str, *, by_clip: bool) -> str:
         settings = self.run.settings.slice_labels
         # the user's table is read when all cases are there; what is on disk for a case does not depend on it
-        source: Any = "image_labels"
-        if self.run.image_labels is None:
+        source: Any = GIVEN
+        if by_clip:
             clip = weights.identify("clip", self.run.specs.clip).sha256
             source = [settings.normal_prompt, settings.tumour_prompt, clip]
         return key_of(self.run.images[case], source, self.run.settings.window, "slice_mm")
 
     def _labels_of_user(self, path: Path, records: dict[str, dict[str, Any]]) -> dict[str, SliceLabels]:
-        given = read_image_labels(path, {case: len(r["head"]) for case, r in records.items()})
+        try:
+            given = read_image_labels(path, {case: len(r["head"]) for case, r in records.items()})
+        except PseudoLabelError as error:
+            if path == self.run.image_labels:
+                raise
+            raise PseudoLabelError(f"{error} (it was changed by hand; --redo {TABLE} makes it anew)") from error
         labels = {}
         for case, record in records.items():
             label = given[case][record["file_slices"]]
@@ -132,8 +170,8 @@ class SliceLabelPass:
         source = (
             f"the prompts were normal = '{settings.normal_prompt}', tumour = '{settings.tumour_prompt}'; "
             "try others with --set slice_labels.tumour_prompt=..., or give --image-labels"
-            if self.run.image_labels is None
-            else f"{self.run.image_labels}: label some slices of the other class"
+            if self.given is None
+            else f"{self.given}: label some slices of the other class"
         )
         raise PseudoLabelError(
             f"{self.run.files.images_dir}: every slice is labelled {which}, nothing to learn from; {source}"

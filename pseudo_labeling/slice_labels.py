@@ -159,6 +159,22 @@ def strongest_run(label: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     return np.where(runs == 1 + int(np.argmax(weights)), label, 0)
 
 
+def read_label_rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a table of slice labels, not yet checked against any scan.
+
+    Raises:
+        PseudoLabelError: no such file, no CSV, or without the columns `case,slice,label`.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PseudoLabelError(f"{path}: cannot be read as CSV ({error}); give a text file case,slice,label") from error
+    if not rows or not {"case", "slice", "label"} <= set(rows[0]):
+        raise PseudoLabelError(f"{path}: needs a header 'case,slice,label' and one row a slice")
+    return rows
+
+
 def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Read the user's slice labels from a CSV with the columns `case,slice,label`.
 
@@ -174,14 +190,7 @@ def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, 
             two labels.
     """
     labels = {case: np.full(depth, -1, dtype=np.int64) for case, depth in depths.items()}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PseudoLabelError(f"{path}: cannot be read as CSV ({error}); give a text file case,slice,label") from error
-    if not rows or not {"case", "slice", "label"} <= set(rows[0]):
-        raise PseudoLabelError(f"{path}: needs a header 'case,slice,label' and one row a slice")
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(read_label_rows(path), start=2):
         where = f"{path}, line {number}"
         case = row["case"]
         if case not in labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +159,6 @@ def stack_from_image(image: sitk.Image) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")) > 0
 
 
-def write_mask(scan: Grid, mask: np.ndarray, path: str | Path) -> None:
-    """Write a `(z, y, x)` stack in the scan's own geometry, whole or not at all."""
-    write_image(scan.to_file_geometry(mask), Path(path))
+def write_mask(scan: Grid, mask: np.ndarray, path: str | Path, before: Callable[[Path], object] | None = None) -> None:
+    """Write a `(z, y, x)` stack in the scan's own geometry, whole or not at all; `before` as in `files.whole`."""
+    write_image(scan.to_file_geometry(mask), Path(path), before)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from dataset_conversion.files import read_json, sha256_of, write_bytes, write_js
 from pseudo_labeling.errors import PseudoLabelError
 
 ENDING = ".nii.gz"
-CHANNEL = f"_0000{ENDING}"
+_FLAIR = re.compile(r"flair|\bt2f\b", re.IGNORECASE)  # t2f: what BraTS calls it since 2023
 
 
 def key_of(*parts: Any) -> str:
@@ -28,8 +30,10 @@ class Workspace:
     made. The record is written last, so a kill leaves work that is either recorded and whole, or done again.
     """
 
-    def __init__(self, dataset: Path) -> None:
+    def __init__(self, dataset: Path, redo: Collection[str] = ()) -> None:
+        """Args: dataset: the folder; redo: names of work to make anew although a person has changed its file."""
         self.dataset = dataset
+        self.redo = frozenset(redo)
         self.root = dataset / "clisc"
         self.images_dir = dataset / "imagesTr"
         self.labels_dir = dataset / "labelsTr"
@@ -38,12 +42,41 @@ class Workspace:
         """Names of the cases in `imagesTr`, sorted.
 
         Raises:
-            PseudoLabelError: no images.
+            PseudoLabelError: no images, or a link whose file is not on this machine.
         """
-        found = sorted(p.name[: -len(CHANNEL)] for p in self.images_dir.glob(f"*{CHANNEL}"))
-        if not found:
-            raise PseudoLabelError(f"{self.images_dir}: no files *{CHANNEL}; make the dataset with `convert` first")
-        return found
+        ending = self._image_ending
+        files = [path for path in self.images_dir.glob(f"*{ending}") if not path.name.startswith(".")]
+        if not files:
+            raise PseudoLabelError(f"{self.images_dir}: no files *{ending}; make the dataset with `convert` first")
+        if broken := [path for path in files if path.is_symlink() and not path.exists()]:
+            raise PseudoLabelError(
+                f"{broken[0]}: a link to a file that is not there ({len(broken)} such scans); fetch the content "
+                "(e.g. `git annex get` or `datalad get`) or remove the link"
+            )
+        return sorted(path.name[: -len(ending)] for path in files)
+
+    @cached_property
+    def channel(self) -> int:
+        """Number of the FLAIR channel, as `dataset.json` names the channels; 0 where there is only one.
+
+        Raises:
+            PseudoLabelError: several channels, and not exactly one of them is called FLAIR.
+        """
+        names = read_json(self.dataset_json).get("channel_names") or {"0": "FLAIR"}
+        if not isinstance(names, dict) or len(names) < 2:
+            return 0
+        flair = [number for number, name in names.items() if _FLAIR.search(str(name))]
+        if len(flair) != 1 or not str(flair[0]).isdigit():
+            listed = ", ".join(f"{number}: {name}" for number, name in names.items())
+            raise PseudoLabelError(
+                f"{self.dataset_json}: has {len(names)} channels ({listed}) and {len(flair)} of them are called FLAIR; "
+                "name the one to label FLAIR in channel_names, or convert the FLAIR scans alone"
+            )
+        return int(flair[0])
+
+    @property
+    def _image_ending(self) -> str:
+        return f"_{self.channel:04d}{ENDING}"
 
     @property
     def dataset_json(self) -> Path:
@@ -52,7 +85,7 @@ class Workspace:
 
     def image(self, case: str) -> Path:
         """The scan of a case."""
-        return self.images_dir / f"{case}{CHANNEL}"
+        return self.images_dir / f"{case}{self._image_ending}"
 
     def label(self, case: str) -> Path:
         """The pseudo-label of a case."""
@@ -102,22 +135,55 @@ class Workspace:
 
     def record(self, stage: str, name: str, key: str) -> dict[str, Any] | None:
         """The record of finished work, or None when it must be (re)done."""
-        path = self.root / stage / f"{name}.json"
-        try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return None
-        if record.get("key") != key:
+        record = self._stored(stage, name)
+        if record is None or record.get("key") != key:
             return None
         for file, sha256 in record["files"].items():
             made = self.dataset / file
             if not made.exists() or sha256_of(made) != sha256:
                 return None
-        return dict(record)
+        return record
+
+    def changed_by_hand(self, stage: str, name: str) -> dict[str, Any] | None:
+        """The record of work of one file that a person has changed since, with that file's SHA-256 of now.
+
+        A file with another SHA-256 than what is recorded or announced was not written by us: it is kept and used,
+        whatever the settings, unless its name is to be made anew (`redo`).
+        """
+        record = self._stored(stage, name)
+        if record is None or name in self.redo or len(record["files"]) != 1:
+            return None
+        file = next(iter(record["files"]))
+        if not (self.dataset / file).is_file():
+            return None
+        found = sha256_of(self.dataset / file)
+        if found in (record["files"][file], record.get("announced")):
+            return None
+        return record | {"files": {file: found}, "by_hand": True}
+
+    def announce(self, stage: str, name: str, temporary: Path) -> None:
+        """Note the SHA-256 of the file that is about to replace the recorded one.
+
+        Without it, a kill between the replacement and the new record would leave a file that looks changed by a person.
+        """
+        record = self._stored(stage, name)
+        if record is not None:
+            write_json(self._record(stage, name), record | {"key": None, "announced": sha256_of(temporary)})
 
     def finish(self, stage: str, name: str, key: str, files: Sequence[Path] = (), **content: Any) -> dict[str, Any]:
         """Record finished work and the files it made."""
         made = {str(f.relative_to(self.dataset)): sha256_of(f) for f in files}
         record = {"key": key, "files": made, **content}
-        write_json(self.root / stage / f"{name}.json", record)
+        write_json(self._record(stage, name), record)
         return record
+
+    def _record(self, stage: str, name: str) -> Path:
+        return self.root / stage / f"{name}.json"
+
+    def _stored(self, stage: str, name: str) -> dict[str, Any] | None:
+        """A record as it is on disk; None where there is none that can be read."""
+        try:
+            record = json.loads(self._record(stage, name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None

@@ -133,6 +133,37 @@ def test_held_out_samples_never_train() -> None:
     assert set(np.concatenate(seen)) == set(range(24))
 
 
+def test_with_nothing_held_out_every_sample_trains_and_the_last_epoch_is_kept() -> None:
+    images, labels = squares(32, 0)
+    nothing = held_out_cases(np.repeat(["a", "b", "c", "d"], 8), 0.0, seed=0)
+    assert not nothing.any()
+    settings = replace(SMALL, epochs=4, patience=1)
+    model = tiny()
+    state = train_classifier(model, images, labels, nothing, settings, seed=0)
+    assert (state.epoch, state.best_epoch) == (4, 4)
+    assert [entry["held_out_loss"] for entry in state.history] == [None] * 4
+    assert all(torch.equal(value, state.model[name]) for name, value in model.state_dict().items())  # type: ignore[index]
+
+
+@pytest.mark.parametrize("cases", [["a"] * 12, ["a"] * 7 + ["b"] * 5, ["a", "b"]])
+@pytest.mark.parametrize("seed", range(5))
+def test_few_cases_still_have_samples_to_train_and_to_judge(cases: list[str], seed: int) -> None:
+    held_out = held_out_cases(np.array(cases), 0.2, seed)
+    assert 0 < held_out.sum() < len(cases)
+
+
+def test_a_loss_that_is_no_number_is_beaten_by_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([float("nan"), 0.7, 0.8])
+    monkeypatch.setattr("pseudo_labeling.classifier.evaluate_loss", lambda *_: next(losses))
+    _, state = train(replace(SMALL, epochs=3))
+    assert (state.best_epoch, state.best_loss) == (2, 0.7)
+
+
+def test_a_training_that_diverges_is_named() -> None:
+    with pytest.raises(PseudoLabelError, match=r"diverged.*settings\.classifier\.learning_rate \(now 1e\+30\)"):
+        train(replace(SMALL, learning_rate=1e30, patience=2))
+
+
 def test_held_out_are_whole_cases() -> None:
     cases = np.repeat([f"c{i}" for i in range(10)], 7)
     held_out = held_out_cases(cases, 0.2, seed=1)

@@ -11,6 +11,7 @@ from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import resolve_settings
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.workspace import key_of
 
 
 def test_defaults_are_the_papers() -> None:
@@ -59,6 +60,12 @@ def test_changes_go_over_file_over_preset(tmp_path: Path) -> None:
         ("amda.alpha=120", r"settings\.amda\.alpha"),
         ("s3f.beta=-1", r"settings\.s3f\.beta"),
         ("cam.layers=[]", r"settings\.cam\.layers"),
+        ("prompts=[1]", r"settings\.prompts: is a group of settings"),
+        ("classifier.learning_rate=Infinity", r"learning_rate: inf is not allowed; give a number of 0 or more"),
+        ("classifier.learning_rate=NaN", r"learning_rate: nan is not allowed"),
+        ("slice_labels.smoothing_mm=1" + 400 * "0", r"smoothing_mm: 10+ is not allowed"),
+        ("classifier.image_size=128.5", r"image_size: 128\.5 is not allowed; give a whole number from 32 to 2048"),
+        ("seed=-1", r"settings\.seed: -1 is not allowed; give a whole number from 0 to 4294967295"),
     ],
 )
 def test_bad_change_is_one_line(change: str, says: str) -> None:
@@ -72,6 +79,22 @@ def test_bad_file_is_named(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ClisError, match=r"s\.json"):
         resolve_settings("paper", path, [], 0)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '"prompts"', "3", "null"])
+def test_a_file_without_names_is_one_line(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text(content)
+    with pytest.raises(PseudoLabelError, match=r"--settings .*s\.json: settings: a .* is not allowed") as caught:
+        resolve_settings("paper", path, [], 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_is_one_setting_however_it_is_written() -> None:
+    whole, float_ = (resolve_settings("paper", None, [f"slice_labels.smoothing_mm={n}"], 0) for n in ("10", "10.0"))
+    assert key_of(whole.to_dict()) == key_of(float_.to_dict())
+    size = resolve_settings("paper", None, ["classifier.image_size=128.0"], 0).classifier.image_size
+    assert (size, type(size)) == (128, int)
 
 
 def test_the_reference_lists_every_setting_with_every_preset() -> None:

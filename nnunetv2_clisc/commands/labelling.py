@@ -123,6 +123,13 @@ def _add_labelling_options(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting, e.g. prompts.margin=10"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--redo",
+        nargs="*",
+        metavar="CASE",
+        help="make anew what was changed by hand, which is kept otherwise: these cases, or slice_labels.csv "
+        "(default: all of it)",
+    )
 
 
 def _labelling_options(args: argparse.Namespace) -> LabellingOptions:
@@ -138,6 +145,7 @@ def _labelling_options(args: argparse.Namespace) -> LabellingOptions:
         settings_file=args.settings,
         changes=tuple(args.set),
         seed=args.seed,
+        redo=None if args.redo is None else tuple(args.redo),
     )
 
 

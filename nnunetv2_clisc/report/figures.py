@@ -50,14 +50,18 @@ def classifier_charts(folder: Path) -> list[tuple[str, Markup]]:
         record = read_json(path)
         history: list[dict[str, Any]] = record["history"]
         epochs = [float(one["epoch"]) for one in history]
-        train, held_out = ([float(one[key]) for one in history] for key in ("train_loss", "held_out_loss"))
+        train = [float(one["train_loss"]) for one in history]
+        judged = [
+            (float(one["epoch"]), float(one["held_out_loss"])) for one in history if one["held_out_loss"] is not None
+        ]
         chart = Chart(
-            f"{words}: losses", (min(epochs), max(epochs)), bounds([0.0, *train, *held_out]),
+            f"{words}: losses", (min(epochs), max(epochs)), bounds([0.0, *train, *(loss for _, loss in judged)]),
             size=(460, 220), x_title="epoch", y_title="loss", x_ticks=epochs if len(epochs) <= 10 else None,
         )  # fmt: skip
         chart.mark(record["best_epoch"], f"kept: epoch {record['best_epoch']}")
         chart.line(list(zip(epochs, train, strict=True)), "blue")
-        chart.line(list(zip(epochs, held_out, strict=True)), "orange dashed")
+        if judged:  # with nothing held out there is no such curve
+            chart.line(judged, "orange dashed")
         charts.append((words, chart.svg()))
     return charts
 

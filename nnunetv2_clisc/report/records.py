@@ -65,12 +65,14 @@ def slice_labels(run: Run) -> dict[str, CaseSlices]:
     """
     table = run.files.root / "slice_labels.csv"
     found: dict[str, dict[int, dict[str, str]]] = {}
-    for row in read_table(table, ("case", "slice", "label", "probability", "confident")):
-        found.setdefault(row["case"], {})[_number(table, row["slice"], int)] = row
+    for row in read_table(table, ("case", "slice", "label")):  # a table that was written by hand has no more
+        defaults = {"probability": row["label"], "confident": "1"}
+        found.setdefault(row["case"], {})[_number(table, row["slice"], int)] = defaults | row
     result = {}
     for case, rows in found.items():
-        record = run.files.root / "slice_labels" / f"{case}.json"
-        order = read_json(record)["file_slices"] if record.is_file() else sorted(rows)
+        records = (run.files.root / stage / f"{case}.json" for stage in ("slice_labels", "image_labels"))
+        record = next((path for path in records if path.is_file()), None)
+        order = read_json(record)["file_slices"] if record is not None else sorted(rows)
         if sorted(order) != sorted(rows):
             raise ClisError(f"{table}: {case} has other slices than its scan; run `nnUNetv2_clisc pseudo_label` again")
         result[case] = CaseSlices(
