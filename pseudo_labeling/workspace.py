@@ -62,7 +62,7 @@ class Workspace:
         Raises:
             PseudoLabelError: several channels, and not exactly one of them is called FLAIR.
         """
-        names = read_json(self.dataset_json).get("channel_names") or {"0": "FLAIR"}
+        names = read_json(self.dataset_json).get("channel_names") if self.dataset_json.is_file() else None
         if not isinstance(names, dict) or len(names) < 2:
             return 0
         flair = [number for number, name in names.items() if _FLAIR.search(str(name))]
