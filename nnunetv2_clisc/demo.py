@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -16,6 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from dataset_conversion.files import write_json
+from dataset_conversion.volumes import write_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.stages import stage_table
 from pseudo_labeling.embedded.phantoms import Protocol, phantom_volume
@@ -54,13 +55,13 @@ def make_phantoms(folder: Path, seed: int) -> None:
         for kind, array in (("images", volume.astype(np.float32)), ("labels", mask.astype(np.uint8))):
             image = sitk.GetImageFromArray(array)
             image.SetSpacing(SPACING_MM)
-            sitk.WriteImage(image, str(folder / kind / f"{case}.nii.gz"), useCompression=True)
+            write_image(image, folder / kind / f"{case}.nii.gz")
     split = {
         "train": cases[:TRAINING],
         "val": cases[TRAINING : TRAINING + VALIDATION],
         "test": cases[TRAINING + VALIDATION :],
     }
-    (folder / "split.json").write_text(json.dumps(split, indent=1))
+    write_json(folder / "split.json", split)
 
 
 def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:

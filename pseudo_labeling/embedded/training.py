@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from dataset_conversion.files import sha256_of, whole, write_json
 from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, make_pool
 
 logger = logging.getLogger(__name__)
@@ -211,9 +210,8 @@ def augment(
 
 def save_checkpoint(path: Path, **state: Any) -> None:
     """Write a checkpoint whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        torch.save(state, temporary)
 
 
 def export_weights(model: nn.Module, name: str, folder: Path) -> str:
@@ -225,16 +223,14 @@ def export_weights(model: nn.Module, name: str, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
-    path, temporary = folder / f"{name}.safetensors", folder / f".{name}.{os.getpid()}.safetensors"
-    save_file(tensors, temporary)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    os.replace(temporary, path)
+    path = folder / f"{name}.safetensors"
+    with whole(path) as temporary:
+        save_file(tensors, temporary)
+    digest = sha256_of(path)
     table_path = folder / "weights.json"
     table = json.loads(table_path.read_text()) if table_path.is_file() else {}
     table[name] = {"file": path.name, "sha256": digest}
-    draft = table_path.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(dict(sorted(table.items())), indent=2) + "\n")
-    os.replace(draft, table_path)
+    write_json(table_path, dict(sorted(table.items())))
     return digest
 
 
