@@ -80,7 +80,7 @@ def test_layout_is_that_of_nnunet(nnunet: Path, images: Path, labels: Path, spli
     assert {key: description[key] for key in expected} == expected
     assert description["conversion"]["split"] == "given in split.json"
     for folder in (dataset, nnunet / "pre" / "Dataset501_A"):
-        assert json.loads((folder / "splits_final.json").read_text()) == [{"train": ["a", "b"], "val": ["c"]}]
+        assert json.loads((folder / "splits_final.json").read_text())[0] == {"train": ["a", "b"], "val": ["c"]}
     assert (summary.train, summary.val, summary.test, summary.test_masks) == (2, 1, 2, 2)
     assert str(dataset) in str(summary)
     assert [*nnunet.glob("*/.*")] == []  # no staging folder stays

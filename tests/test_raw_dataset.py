@@ -101,11 +101,20 @@ class TestWrite:
             write_dataset(prepare_target(1, "A"), cases, SPLIT, source="test")
         assert [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
-    def test_last_move_failing_takes_the_others_back(self, nnunet: Path, tmp_path: Path) -> None:
+    def test_last_move_failing_takes_the_others_back(
+        self, nnunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         target = prepare_target(1, "A", 2)
-        foreign = nnunet / "raw" / "Dataset002_A_fullsup" / "theirs"  # appears after the check, as by another process
-        foreign.parent.mkdir(parents=True)
-        foreign.write_text("x")
+        foreign = nnunet / "raw" / "Dataset002_A_fullsup" / "theirs"  # appears after the checks, by another program
+        rename = os.replace
+
+        def late(source: Path, final: Path) -> None:
+            if Path(final) == foreign.parent:
+                foreign.parent.mkdir()
+                foreign.write_text("x")
+            rename(source, final)
+
+        monkeypatch.setattr(os, "replace", late)
         with pytest.raises(ConversionError, match="nothing was written"):
             write_dataset(target, sources(tmp_path / "in"), SPLIT, source="test")
         assert [file for file in nnunet.rglob("*") if file.is_file()] == [foreign]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.brats2020 import PAPER_SPLIT, convert_brats2020
+from dataset_conversion.brats import LAYOUTS, PAPER_SPLIT, convert_brats
 from dataset_conversion.errors import ConversionError
 from tests.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
 
@@ -60,7 +60,7 @@ def test_flair_and_whole_tumour_from_every_layout(
     for number in NUMBERS:
         make_case(tmp_path / "in" / above, number, ending)
     (tmp_path / "in" / above / "name_mapping.csv").write_text("ids\n")
-    summary = convert_brats2020(tmp_path / "in", dataset_id=1, split=split, fullsup_id=2)
+    summary = convert_brats(LAYOUTS["brats2020"], tmp_path / "in", dataset_id=1, split=split, fullsup_id=2)
     assert (summary.train, summary.val, summary.test, summary.test_masks) == (2, 1, 1, 1)
     main, twin = nnunet / "raw/Dataset001_BraTS2020FLAIR", nnunet / "raw/Dataset002_BraTS2020FLAIR_fullsup"
     assert list((main / "labelsTr").iterdir()) == []
@@ -90,17 +90,19 @@ def test_papers_split_by_default(nnunet: Path, tmp_path: Path) -> None:
         (tmp_path / "in" / case / f"{case}_flair.nii.gz").write_bytes(scan)
         seg = "W39_1998.09.19_Segm" if case.endswith("355") else f"{case}_seg"
         (tmp_path / "in" / case / f"{seg}.nii.gz").write_bytes(mask)
-    summary = convert_brats2020(tmp_path / "in", dataset_id=1)
+    summary = convert_brats(LAYOUTS["brats2020"], tmp_path / "in", dataset_id=1)
     assert (summary.train, summary.val, summary.test, summary.test_masks) == (257, 37, 75, 75)
     dataset = nnunet / "raw/Dataset001_BraTS2020FLAIR"
     assert sorted(p.name for p in (dataset / "labelsTs").iterdir()) == sorted(f"{c}.nii.gz" for c in parts["test"])
-    assert json.loads((dataset / "splits_final.json").read_text()) == [{k: parts[k] for k in ("train", "val")}]
+    folds = json.loads((dataset / "splits_final.json").read_text())
+    assert folds[0] == {k: parts[k] for k in ("train", "val")}
+    assert [len(fold["val"]) for fold in folds] == [37, 65, 64, 64, 64]
 
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, source: Path, **options: object) -> None:
         with pytest.raises(ConversionError, match=message):
-            convert_brats2020(source, dataset_id=1, **options)  # type: ignore[arg-type]
+            convert_brats(LAYOUTS["brats2020"], source, dataset_id=1, **options)  # type: ignore[arg-type]
         assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
     def test_incomplete_download_names_a_missing_case(self, nnunet: Path, tmp_path: Path) -> None:
