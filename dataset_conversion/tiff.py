@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,8 @@ def read_stack(path: Path, spacing: Sequence[float] | None = None) -> sitk.Image
         raise ConversionError(
             f"{path}: cannot be read as a TIFF stack; fetch it again or leave this case out"
         ) from error
+    if len(pages) != _page_count(path):
+        raise ConversionError(f"{path}: the file is truncated or damaged; fetch it again or leave this case out")
     if len(pages) < 2 or len({page.shape for page in pages}) != 1:
         raise ConversionError(
             f"{path}: has {len(pages)} page(s); give one file a case with two or more pages of one size, its slices"
@@ -58,6 +61,28 @@ def read_stack(path: Path, spacing: Sequence[float] | None = None) -> sitk.Image
     check_edges(edges, path)
     image3d.SetSpacing(edges[::-1])
     return image3d
+
+
+def _page_count(path: Path) -> int:
+    """Pages by the chain of directories that a TIFF is, -1 where it breaks: Pillow takes a break for the end."""
+    data = path.read_bytes()
+    order = "<" if data[:2] == b"II" else ">"
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    counted, entry, linked = ("Q", 20, "Q") if big else ("H", 12, "I")
+    found: set[int] = set()
+    try:
+        position = struct.unpack_from(order + linked, data, 8 if big else 4)[0]
+        while position:
+            if position in found:
+                return -1
+            found.add(position)
+            entries = struct.unpack_from(order + counted, data, position)[0]
+            position = struct.unpack_from(order + linked, data, position + struct.calcsize(counted) + entry * entries)[
+                0
+            ]
+    except struct.error:
+        return -1
+    return len(found)
 
 
 def _stored_spacing(path: Path) -> tuple[float, ...]:
