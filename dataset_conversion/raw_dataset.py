@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from tqdm import tqdm
 from dataset_conversion.errors import ConversionError, explain
 from dataset_conversion.files import copy_file, write_json
 from dataset_conversion.splits import Split, cross_validation, shared_patients
+from dataset_conversion.staging import publish, staging
 from dataset_conversion.target import Target, check_free, claim
 from dataset_conversion.volumes import (
     binarise_mask,
@@ -28,8 +25,6 @@ from dataset_conversion.volumes import (
     what_was_unified,
     write_image,
 )
-
-logger = logging.getLogger(__name__)
 
 FILE_ENDING = ".nii.gz"
 MAX_THREADS = 8
@@ -120,7 +115,7 @@ def write_dataset(
     datasets = [name for name in (target.dataset, target.fullsup) if name]
     staged: dict[Path, Path] = {}  # where a message must speak of the final place
     try:
-        with claim(target), _staging(target) as (raw, preprocessed):
+        with claim(target), staging(target) as (raw, preprocessed):
             staged = {raw: target.raw, preprocessed: target.preprocessed}
             for dataset in datasets:
                 _write_frame(raw / dataset, preprocessed / dataset, target, split, source, len(unmasked), seed)
@@ -128,7 +123,7 @@ def write_dataset(
             notes += _unified(_convert_cases(cases, split, raw / target.dataset, fullsup, threads))
             check_free(target)  # the claim is not kept on a file system without locks
             moves = [(preprocessed / name, target.preprocessed / name) for name in datasets]
-            _publish(moves + [(raw / name, target.raw / name) for name in datasets])
+            publish(moves + [(raw / name, target.raw / name) for name in datasets])
     except (OSError, ConversionError) as error:
         message = f"{explain(error, target.raw)} (nothing was written)" if isinstance(error, OSError) else str(error)
         for folder, final in staged.items():
@@ -151,22 +146,6 @@ def unused_masks(labels: Path | None, fullsup_id: int | None, split: Split) -> t
     if labels is None or fullsup_id is not None or split.test:
         return ()
     return (f"--labels {labels} was not used: there are no test cases and no --fullsup-d",)
-
-
-@contextmanager
-def _staging(target: Target) -> Iterator[tuple[Path, Path]]:
-    """One hidden folder beside each final place (same file system, so the move is a rename), removed at the end."""
-    made: list[Path] = []
-    try:
-        for parent in (target.raw, target.preprocessed):
-            parent.mkdir(parents=True, exist_ok=True)
-            for leftover in parent.glob(f".{target.dataset}.partial-*"):
-                logger.warning("%s: left behind by a conversion that was killed; delete it", leftover)
-            made.append(Path(tempfile.mkdtemp(prefix=f".{target.dataset}.partial-", dir=parent)))
-        yield made[0], made[1]
-    finally:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_frame(
@@ -263,16 +242,3 @@ def _link(file: Path, link: Path) -> None:
         os.link(file, link)
     except OSError:
         copy_file(file, link)
-
-
-def _publish(moves: list[tuple[Path, Path]]) -> None:
-    """Rename every staged folder to its final name; if one cannot be, take the others back."""
-    done: list[Path] = []
-    try:
-        for staged, final in moves:
-            os.replace(staged, final)
-            done.append(final)
-    except BaseException:
-        for final in done:
-            shutil.rmtree(final, ignore_errors=True)
-        raise

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +12,13 @@ import SimpleITK as sitk
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.files import write_image_with
 from dataset_conversion.foreign import foreign_files
-from dataset_conversion.geometry import check_edges, check_header, numbers, place_by_sform, two_meanings
-from dataset_conversion.integrity import Content, check_complete, check_fetched, content_of
-from dataset_conversion.nifti_header import NiftiHeader
+from dataset_conversion.geometry import numbers, place_by_sform, two_meanings
+from dataset_conversion.integrity import check_fetched, content_of
+from dataset_conversion.reader import read_with_header
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
 LABEL_TOLERANCE = 1e-3  # around the whole number that a label is
 GRID_TOLERANCE = 1e-3  # mm for spacing and origin, cosines for direction: above float32 rounding, far below a voxel
-_KNOWN_BY = {".nii": (".nii", ".nii.gz")}  # names by which ITK takes a file for what it is, where there are several
 _CASE_NAME = re.compile(r"\w[\w.+=@() -]*", re.ASCII)
 
 
@@ -95,7 +91,7 @@ def read_image(path: Path, pixel_type: int | None = None) -> sitk.Image:
     Raises:
         ConversionError: unreadable, truncated, 2D, 4D, or with several values a voxel; or the header means two things.
     """
-    image, header = _read(path, pixel_type)
+    image, header = read_with_header(path, pixel_type)
     if header is not None and (trouble := two_meanings(header)):
         raise ConversionError(
             f"{path}: {trouble}, so programs see it in different places; `nnUNetv2_clisc convert` keeps the sform, "
@@ -121,7 +117,7 @@ def read_unified(path: Path) -> sitk.Image:
     Raises:
         ConversionError: as `read_volume`; or the sform that must be taken is sheared.
     """
-    image, header = _read(path)
+    image, header = read_with_header(path)
     _check_thickness(image, path)
     if header is not None and two_meanings(header):
         place_by_sform(image, header, path)
@@ -143,55 +139,6 @@ def may_be_copied(path: Path) -> bool:
         and content.nifti.unit in (0, 2)
         and not (two_meanings(content.nifti))
     )
-
-
-def voxel_count(path: Path) -> int:
-    """Voxels of a volume, from its header only.
-
-    Raises:
-        ConversionError: unreadable.
-    """
-    with _reader(path, content_of(path)) as reader:
-        return math.prod(reader.GetSize())
-
-
-def _read(path: Path, pixel_type: int | None = None) -> tuple[sitk.Image, NiftiHeader | None]:
-    content = check_complete(path)
-    header = content.nifti
-    if header is not None and header.dims[0] >= 3:
-        check_header(header, path)
-    with _reader(path, content) as reader:
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or "complex" in kind:
-            found = f"{reader.GetDimension()}D, {reader.GetNumberOfComponents()} component(s), {kind}"
-            raise ConversionError(f"{path}: expected one 3D volume of numbers, found {found}; give one 3D file a case")
-        check_edges(reader.GetSpacing(), path, 0 if header is None else header.unit)
-        if pixel_type is not None:
-            reader.SetOutputPixelType(pixel_type)
-        return reader.Execute(), header
-
-
-@contextmanager
-def _reader(path: Path, content: Content) -> Iterator[sitk.ImageFileReader]:
-    """A reader that has seen the header; a name that hides what the file is from ITK is replaced by a link's."""
-    reader = sitk.ImageFileReader()
-    with ExitStack() as stack:
-        name = path
-        if not path.name.endswith(_KNOWN_BY.get(content.ending, content.ending)):
-            name = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clisc-")), "volume" + content.ending)
-            name.symlink_to(path.absolute())
-        reader.SetFileName(str(name))
-        try:
-            reader.ReadImageInformation()
-            yield reader
-        except RuntimeError as error:
-            if "orthonormal" in str(error):
-                raise ConversionError(
-                    f"{path}: the axes of the volume are not orthogonal; resample it first"
-                ) from error
-            raise ConversionError(
-                f"{path}: cannot be read as an image; replace the file or leave this case out"
-            ) from error
 
 
 def _check_thickness(image: sitk.Image, path: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.volumes import read_image, voxel_count, write_image
+from dataset_conversion.reader import voxel_count
+from dataset_conversion.volumes import read_image, write_image
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import WindowSettings
 
