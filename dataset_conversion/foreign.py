@@ -24,14 +24,14 @@ _BY_ENDING = {
     ".mhd": ("MetaImage in two files", "write each as one file, .mha"),
     ".nhdr": ("NRRD in two files", "write each as one file, .nrrd"),
 }
-_LOOKED_AT = 200  # entries of a folder: the first files say what it is
+_LOOKED_AT = 2000  # entries of a folder: the first files say what it is
 
 
 def foreign_files(folder: Path) -> tuple[Path, str, str] | None:
     """The first scan of another format in a folder or the folders in it, what it is, and what to do; None without."""
     for file in islice(_files(folder), _LOOKED_AT):
         found = _BY_ENDING.get(file.suffix.lower())
-        if found is None and "." not in file.name and _is_dicom(file):
+        if found is None and _is_dicom(file):  # scanners name them by number, with or without dots
             found = _BY_ENDING[".dcm"]
         if found is not None:
             kind, cure = found

@@ -74,6 +74,12 @@ def test_flair_and_whole_tumour_from_every_layout(
         np.testing.assert_array_equal(read(label), labels(number) > 0)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_command_names_datasets_as_the_layouts_do(clisc: Run, layout: str) -> None:
+    usage = clisc("convert", layout, "--help").stdout
+    assert f"(default: {LAYOUTS[layout].dataset})" in " ".join(usage.split())
+
+
 def test_shipped_split_is_the_papers() -> None:
     parts = json.loads(PAPER_SPLIT.read_text())
     assert {part: len(cases) for part, cases in parts.items()} == {"train": 257, "val": 37, "test": 75}

@@ -116,6 +116,7 @@ class TestOtherFormats:
         [
             ("IM0001.dcm", r"DICOM.*`dcm2niix -z y -o NIFTI_FOLDER "),
             ("patient/IM0001", r"DICOM.*dcm2niix"),
+            ("1.2.840.113619.2.5", r"DICOM.*dcm2niix"),
             ("scan.PAR", r"Philips PAR/REC.*dcm2niix"),
             ("scan.hdr", r"Analyze.*`nib-convert scan\.hdr .*left and right"),
             ("scan.mgz", r"FreeSurfer.*nib-convert"),
