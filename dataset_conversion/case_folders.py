@@ -18,11 +18,12 @@ def find_cases(
     Args:
         source: the folder of the case folders, or one or two levels above it.
         pattern: what a case folder is called.
-        archive: what the folder of the case folders is called, where `source` lies above it.
+        archive: what the folder of the case folders is called, where `source` lies above it; `*` stands for anything.
         read_case: makes a case of its folder.
 
     Raises:
-        ConversionError: no such folder, or no case folder in any of these places; or what `read_case` raises.
+        ConversionError: no such folder, or no case folder in any of these places, or in two of one level; or what
+            `read_case` raises.
     """
     return {folder.name: read_case(folder) for folder in _case_folders(Path(source), pattern, archive)}
 
@@ -30,10 +31,17 @@ def find_cases(
 def _case_folders(source: Path, pattern: re.Pattern[str], archive: str) -> list[Path]:
     if not source.is_dir():
         raise ConversionError(f"{source}: no such folder; give the folder {archive} to --source")
-    for parent in [source, *sorted(source.glob(archive)), *sorted(source.glob(f"*/{archive}"))]:
-        if not parent.is_dir():
-            continue
-        folders = [entry for entry in sorted(parent.iterdir()) if pattern.fullmatch(entry.name) and entry.is_dir()]
-        if folders:
-            return folders
+    for places in ([source], sorted(source.glob(archive)), sorted(source.glob(f"*/{archive}"))):
+        found = {place: _matching(place, pattern) for place in places if place.is_dir()}
+        holders = [place for place, folders in found.items() if folders]
+        if len(holders) > 1:
+            raise ConversionError(
+                f"{source}: both {holders[0].name} and {holders[1].name} have case folders; give one to --source"
+            )
+        if holders:
+            return found[holders[0]]
     raise ConversionError(f"{source}: has no case folder ({pattern.pattern}); give the folder {archive} to --source")
+
+
+def _matching(place: Path, pattern: re.Pattern[str]) -> list[Path]:
+    return [entry for entry in sorted(place.iterdir()) if pattern.fullmatch(entry.name) and entry.is_dir()]

@@ -40,7 +40,9 @@ def whole(path: Path, before: Callable[[Path], object] | None = None) -> Iterato
         if before is not None:
             before(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a full disk names no file, and nobody knows the temporary one
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -118,6 +120,27 @@ def write_image_with(
                 f"{path}: could not be written whole ({free_space(path)}); make room or check its rights, and run the "
                 "same command again"
             ) from error
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file whole or not at all, and read the copy back.
+
+    Raises:
+        OSError: e.g. the disk is full; names the copy.
+        ConversionError: the copy is not what was read.
+    """
+    digest = hashlib.sha256()
+    with whole(path) as temporary:
+        with source.open("rb") as original, temporary.open("wb") as copy:
+            while block := original.read(_CHUNK):
+                digest.update(block)
+                copy.write(block)
+        sync(temporary)
+        if sha256_of(temporary) != digest.hexdigest():
+            raise ConversionError(
+                f"{path}: the copy differs from {source} ({free_space(path)}); check the disk and run the same command "
+                "again"
+            )
 
 
 def read_json(path: Path) -> Any:

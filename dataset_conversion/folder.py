@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, write_dataset
+from dataset_conversion.foreign import foreign_files
+from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
 from dataset_conversion.splits import draw_split, read_split
 from dataset_conversion.target import prepare_target
-from dataset_conversion.volumes import list_volumes
+from dataset_conversion.tiff import EXTENSIONS as TIFF_EXTENSIONS
+from dataset_conversion.tiff import read_stack
+from dataset_conversion.volumes import EXTENSIONS, list_volumes, read_unified
+
+_EXTENSIONS = (*EXTENSIONS, *TIFF_EXTENSIONS)
 
 
 def convert_folder(
@@ -20,8 +27,9 @@ def convert_folder(
     split: Path | None = None,
     fullsup_id: int | None = None,
     seed: int = 0,
+    spacing: Sequence[float] | None = None,
 ) -> ConversionSummary:
-    """Convert a folder of `.nii.gz`, `.nii`, `.mha` or `.nrrd` scans.
+    """Convert a folder of `.nii.gz`, `.nii`, `.mha`, `.nrrd` or 3D `.tif` scans.
 
     A case is named by its file without extension and without `_0000`. Its mask has the same case name; the extension
     may differ. Without a split file every case goes to `imagesTr`, four fifths of them for training, and there are no
@@ -33,6 +41,7 @@ def convert_folder(
         split: JSON file `{"train": [...], "val": [...], "test": [...]}`.
         fullsup_id: id of a second dataset with ground truth for training.
         seed: of the random split, where one is drawn.
+        spacing: edges of a voxel in mm, z first, for TIFF, which does not say; see `tiff.read_stack`.
 
     Raises:
         ConversionError: see `prepare_target`, `read_split` and `write_dataset`.
@@ -41,17 +50,31 @@ def convert_folder(
     target = prepare_target(dataset_id, name, fullsup_id)
     if fullsup_id is not None and labels is None:
         raise ConversionError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
-    scans = list_volumes(images)
+    scans = list_volumes(images, extensions=_EXTENSIONS)
     masks: dict[str, Path] = {}
     if labels is not None:
         if labels.resolve() == images.resolve():
             raise ConversionError(f"--labels {labels}: is the folder of the scans; keep the masks in another folder")
-        masks = list_volumes(labels)
+        masks = list_volumes(labels, extensions=_EXTENSIONS)
         if not masks.keys() & scans.keys():
             raise ConversionError(f"--labels {labels}: no mask is named like a scan in {images}; rename them to match")
-    cases = {case: CaseSource(case, path, masks.get(case)) for case, path in scans.items()}
+    if spacing is not None and not any(map(_is_tiff, scans.values())):
+        raise ConversionError(f"--spacing: {images} holds no TIFF, and other formats say it themselves; leave it out")
+    cases = {case: _case(case, path, masks.get(case), spacing) for case, path in scans.items()}
     chosen = read_split(Path(split), cases, seed=seed) if split is not None else draw_split(cases, seed=seed)
-    notes: tuple[str, ...] = ()
-    if labels is not None and fullsup_id is None and not chosen.test:
-        notes = (f"--labels {labels} was not used: there are no test cases and no --fullsup-d",)
-    return write_dataset(target, cases, chosen, source="folder", notes=notes)
+    notes = unused_masks(labels, fullsup_id, chosen)
+    if foreign := foreign_files(images):
+        notes += (f"{foreign[0].name} was left out: it is {foreign[1]}, which is not read; {foreign[2]}",)
+    return write_dataset(target, cases, chosen, source="folder", notes=notes, seed=seed)
+
+
+def _case(name: str, image: Path, mask: Path | None, spacing: Sequence[float] | None) -> CaseSource:
+    readers = [
+        partial(read_stack, spacing=spacing) if file is not None and _is_tiff(file) else read_unified
+        for file in (image, mask)
+    ]
+    return CaseSource(name, image, mask, *readers)
+
+
+def _is_tiff(file: Path) -> bool:
+    return file.name.lower().endswith(TIFF_EXTENSIONS)

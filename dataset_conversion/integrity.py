@@ -1,36 +1,119 @@
-"""Is an image file whole? SimpleITK reads a truncated NIfTI without complaint and makes up the missing voxels."""
+"""What a file is, judged by what is in it and not by its name, and whether it is whole.
+
+SimpleITK chooses a reader by the name, reads a truncated NIfTI without complaint and makes up the missing voxels.
+"""
 
 from __future__ import annotations
 
 import gzip
 import math
 import re
-import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from dataset_conversion.errors import ConversionError
+from dataset_conversion.nifti_header import NiftiHeader, parse_header
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
+_HEAD_BYTES = 1024
 _META_BYTES = {"SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8, "LONG_LONG": 8, "ULONG_LONG": 8}
+_META_HEAD = re.compile(rb"(?:\w+ *=[^\n]*\n)*?NDims *= *\d")
+_POINTERS = (  # what version control leaves in place of a file whose content is elsewhere
+    (re.compile(rb"(/annex/objects/|\.\./[./]*\.git/annex/objects/|\.git/annex/objects/)"), "git annex get"),
+    (re.compile(rb"version https://git-lfs\.github\.com/"), "git lfs pull"),
+)
 
 
-def check_complete(path: Path) -> None:
-    """Raise unless a `.nii`, `.nii.gz` or `.mha` file holds all the voxels its header promises.
+@dataclass(frozen=True)
+class Content:
+    """What is in an image file.
 
-    A compressed NIfTI is read to its end, so its checksum is verified too. `.nrrd` needs no help: its reader complains.
+    Attributes:
+        ending: by which ITK knows such content.
+        nifti: the header, where it is NIfTI.
+    """
+
+    ending: str
+    nifti: NiftiHeader | None = None
+
+    @property
+    def compressed_nifti(self) -> bool:
+        """Whether it is what nnU-Net's `.nii.gz` should be."""
+        return self.nifti is not None and self.ending == ".nii.gz"
+
+
+def content_of(path: Path) -> Content:
+    """What a file is, from its first bytes.
 
     Raises:
-        ConversionError: cut short, damaged, or not of the format its name claims.
+        ConversionError: not there, not fetched, cut short, or no NIfTI-1, MetaImage or NRRD.
     """
-    lower = path.name.lower()
-    try:
-        if lower.endswith((".nii", ".nii.gz")):
-            _check_nifti(path)
-        elif lower.endswith(".mha"):
+    check_fetched(path)
+    with _damage_named(path), path.open("rb") as raw:
+        head = raw.read(_HEAD_BYTES)
+        compressed = head.startswith(_GZIP_MAGIC)
+        if compressed:
+            raw.seek(0)
+            head = gzip.GzipFile(fileobj=raw).read(_HEAD_BYTES)
+    if header := parse_header(head):
+        return Content(".nii.gz" if compressed else ".nii", header)
+    if not compressed and head.startswith(b"NRRD"):
+        return Content(".nrrd")
+    if not compressed and _META_HEAD.match(head):
+        return Content(".mha")
+    for pattern, command in _POINTERS:
+        if pattern.match(head):
+            raise ConversionError(f"{path}: only a pointer, its content was not fetched; run `{command} {path.name}`")
+    if head[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
+        raise ConversionError(f"{path}: is NIfTI-2, which ITK does not read; write it as NIfTI-1")
+    if not head:
+        raise ConversionError(f"{path}: the file is empty; fetch it again or leave this case out")
+    raise ConversionError(f"{path}: cannot be read as an image (no NIfTI-1, MetaImage or NRRD); replace the file")
+
+
+def check_fetched(path: Path) -> None:
+    """Raise where a symbolic link leads nowhere, as git-annex and DataLad leave one for each file not fetched yet.
+
+    Raises:
+        ConversionError: naming the link and how its content is had.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ConversionError(
+            f"{path}: a symbolic link to a file that is not there ({path.readlink()}); if the data are managed by "
+            f"DataLad or git-annex, run `datalad get {path.name}` or `git annex get {path.name}` there"
+        )
+
+
+def check_complete(path: Path) -> Content:
+    """Raise unless an image file holds all the voxels that its header promises; returns what it is.
+
+    A compressed NIfTI is read to its end, so its checksum is verified too. NRRD needs no help: its reader complains.
+
+    Raises:
+        ConversionError: cut short, damaged, or see `content_of`.
+    """
+    content = content_of(path)
+    with _damage_named(path):
+        if content.nifti is not None:
+            with path.open("rb") as raw:
+                file: BinaryIO = gzip.GzipFile(fileobj=raw) if content.compressed_nifti else raw  # type: ignore[assignment]
+                found = sum(len(chunk) for chunk in iter(lambda: file.read(_CHUNK), b""))
+            if found < content.nifti.file_bytes:
+                raise _truncated(path)
+        elif content.ending == ".mha":
             _check_meta_image(path)
+    return content
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _truncated(path) from error
     except OSError as error:
@@ -39,33 +122,6 @@ def check_complete(path: Path) -> None:
 
 def _truncated(path: Path) -> ConversionError:
     return ConversionError(f"{path}: the file is truncated or damaged; fetch it again or leave this case out")
-
-
-def _check_nifti(path: Path) -> None:
-    with path.open("rb") as raw:
-        compressed = raw.read(2) == _GZIP_MAGIC  # by content, since the name may lie
-        raw.seek(0)
-        file: BinaryIO = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
-        header = file.read(348)
-        expected = _nifti_bytes(header)
-        if expected is None:
-            raise ConversionError(f"{path}: not a NIfTI-1 file; replace it or correct its extension")
-        found = len(header) + sum(len(chunk) for chunk in iter(lambda: file.read(_CHUNK), b""))
-    if found < expected:
-        raise _truncated(path)
-
-
-def _nifti_bytes(header: bytes) -> int | None:
-    """Uncompressed size in bytes that a NIfTI-1 header promises, `None` if it is none."""
-    if len(header) < 348:
-        return None
-    for order in "<>":
-        dims = struct.unpack_from(order + "8h", header, 40)
-        if struct.unpack_from(order + "i", header)[0] == 348 and 1 <= dims[0] <= 7:
-            bits = struct.unpack_from(order + "h", header, 72)[0]
-            offset = struct.unpack_from(order + "f", header, 108)[0]
-            return int(min(max(offset, 0), 1e12)) + math.prod(dims[1 : dims[0] + 1]) * bits // 8
-    return None
 
 
 def _check_meta_image(path: Path) -> None:
@@ -80,7 +136,7 @@ def _check_meta_image(path: Path) -> None:
                 break
         present = path.stat().st_size - file.tell()
     if "elementdatafile" not in fields or "dimsize" not in fields:
-        raise ConversionError(f"{path}: not a MetaImage file; replace it or correct its extension")
+        raise ConversionError(f"{path}: its MetaImage header lacks its size or data; replace the file")
     try:
         if fields.get("compresseddata", "").lower() == "true":
             expected = int(fields.get("compresseddatasize", 0))

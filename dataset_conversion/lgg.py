@@ -51,7 +51,7 @@ def convert_lgg(
         chosen = read_split(Path(split), cases, seed=seed)
     else:
         chosen = draw_split(cases, seed=seed, val=0.1, test=0.2)
-    return write_dataset(target, cases, chosen, source="lgg")
+    return write_dataset(target, cases, chosen, source="lgg", seed=seed)
 
 
 def read_flair_stack(folder: Path) -> sitk.Image:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +12,19 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from dataset_conversion.errors import ConversionError, explain
-from dataset_conversion.files import write_json
-from dataset_conversion.splits import Split
-from dataset_conversion.target import Target
-from dataset_conversion.volumes import binarise_mask, check_same_grid, check_scan, read_volume, write_image
-
-logger = logging.getLogger(__name__)
+from dataset_conversion.files import copy_file, write_json
+from dataset_conversion.splits import Split, cross_validation, shared_patients
+from dataset_conversion.staging import publish, staging
+from dataset_conversion.target import Target, check_free, claim
+from dataset_conversion.volumes import (
+    binarise_mask,
+    check_same_grid,
+    check_scan,
+    may_be_copied,
+    read_unified,
+    what_was_unified,
+    write_image,
+)
 
 FILE_ENDING = ".nii.gz"
 MAX_THREADS = 8
@@ -39,8 +42,8 @@ class CaseSource:
     name: str
     image: Path
     mask: Path | None = None
-    read_image: Callable[[Path], sitk.Image] = read_volume
-    read_mask: Callable[[Path], sitk.Image] = read_volume
+    read_image: Callable[[Path], sitk.Image] = read_unified
+    read_mask: Callable[[Path], sitk.Image] = read_unified
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def write_dataset(
     *,
     source: str,
     notes: tuple[str, ...] = (),
+    seed: int = 0,
     threads: int | None = None,
 ) -> ConversionSummary:
     """Convert the cases of a split; geometry is kept, nothing is reoriented or resampled.
@@ -86,6 +90,7 @@ def write_dataset(
     Args:
         cases: by name; those outside the split are left out.
         source: kind of source data, for `dataset.json`.
+        seed: of the further folds, see `cross_validation`.
         threads: cases converted at once; by default one per CPU core, at most 8.
 
     Raises:
@@ -102,17 +107,28 @@ def write_dataset(
         notes += (f"{len(unmasked)} of {len(split.test)} test cases have no mask, first {unmasked[0]}",)
     if leftover := len(cases) - len(split.trainval) - len(split.test):
         notes += (f"{leftover} scans are not named in the split and were left out",)
+    if shared := shared_patients(split):
+        notes += (
+            f"{len(shared)} patients have scans in several parts of the split, first {shared[0]}; scores will be too "
+            "good: keep a patient's scans in one part",
+        )
     datasets = [name for name in (target.dataset, target.fullsup) if name]
+    staged: dict[Path, Path] = {}  # where a message must speak of the final place
     try:
-        with _staging(target) as (raw, preprocessed):
+        with claim(target), staging(target) as (raw, preprocessed):
+            staged = {raw: target.raw, preprocessed: target.preprocessed}
             for dataset in datasets:
-                _write_frame(raw / dataset, preprocessed / dataset, target, split, source, len(unmasked))
+                _write_frame(raw / dataset, preprocessed / dataset, target, split, source, len(unmasked), seed)
             fullsup = raw / target.fullsup if target.fullsup else None
-            _convert_cases(cases, split, raw / target.dataset, fullsup, threads)
+            notes += _unified(_convert_cases(cases, split, raw / target.dataset, fullsup, threads))
+            check_free(target)  # the claim is not kept on a file system without locks
             moves = [(preprocessed / name, target.preprocessed / name) for name in datasets]
-            _publish(moves + [(raw / name, target.raw / name) for name in datasets])
-    except OSError as error:
-        raise ConversionError(f"{explain(error, target.raw)} (nothing was written)") from error
+            publish(moves + [(raw / name, target.raw / name) for name in datasets])
+    except (OSError, ConversionError) as error:
+        message = f"{explain(error, target.raw)} (nothing was written)" if isinstance(error, OSError) else str(error)
+        for folder, final in staged.items():
+            message = message.replace(str(folder), str(final))
+        raise ConversionError(message) from error
     return ConversionSummary(
         dataset=target.raw / target.dataset,
         fullsup=target.raw / target.fullsup if target.fullsup else None,
@@ -125,23 +141,16 @@ def write_dataset(
     )
 
 
-@contextmanager
-def _staging(target: Target) -> Iterator[tuple[Path, Path]]:
-    """One hidden folder beside each final place (same file system, so the move is a rename), removed at the end."""
-    made: list[Path] = []
-    try:
-        for parent in (target.raw, target.preprocessed):
-            parent.mkdir(parents=True, exist_ok=True)
-            for leftover in parent.glob(f".{target.dataset}.partial-*"):
-                logger.warning("%s: left behind by a conversion that was killed; delete it", leftover)
-            made.append(Path(tempfile.mkdtemp(prefix=f".{target.dataset}.partial-", dir=parent)))
-        yield made[0], made[1]
-    finally:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
+def unused_masks(labels: Path | None, fullsup_id: int | None, split: Split) -> tuple[str, ...]:
+    """The remark on masks that were given and not opened."""
+    if labels is None or fullsup_id is not None or split.test:
+        return ()
+    return (f"--labels {labels} was not used: there are no test cases and no --fullsup-d",)
 
 
-def _write_frame(raw: Path, preprocessed: Path, target: Target, split: Split, source: str, unmasked: int) -> None:
+def _write_frame(
+    raw: Path, preprocessed: Path, target: Target, split: Split, source: str, unmasked: int, seed: int
+) -> None:
     """Folders, `dataset.json` and `splits_final.json` of one dataset."""
     fullsup = raw.name == target.fullsup
     folders = ["imagesTr", "labelsTr"] + ["imagesTs"] * bool(split.test) + ["labelsTs"] * (unmasked < len(split.test))
@@ -164,44 +173,67 @@ def _write_frame(raw: Path, preprocessed: Path, target: Target, split: Split, so
     }
     write_json(raw / "dataset.json", dataset_json)
     for folder in (raw, preprocessed):
-        write_json(folder / "splits_final.json", [{"train": list(split.train), "val": list(split.val)}])
+        write_json(folder / "splits_final.json", cross_validation(split, seed=seed))
 
 
 def _convert_cases(
     cases: Mapping[str, CaseSource], split: Split, main: Path, fullsup: Path | None, threads: int | None
-) -> None:
+) -> dict[str, str]:
+    """How the header of each case that was unified contradicted itself, by case."""
     jobs = [(name, "Tr") for name in split.trainval] + [(name, "Ts") for name in split.test]
     pool = ThreadPoolExecutor(threads or min(MAX_THREADS, os.cpu_count() or 1))  # reading and gzip release the GIL
     try:
         futures = [pool.submit(_convert_case, cases[name], part, main, fullsup) for name, part in jobs]
-        for future in tqdm(futures, desc="converting", unit="case", disable=None):
-            future.result()
+        bar = tqdm(zip(jobs, futures, strict=True), total=len(jobs), desc="converting", unit="case", disable=None)
+        found = {name: future.result() for (name, _), future in bar}
+        return {name: trouble for name, trouble in found.items() if trouble}
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None) -> None:
-    """Check and write one case; its mask is opened only if it goes to a test folder or to the fullsup dataset."""
+def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None) -> str:
+    """Check and write one case; its mask is opened only if it goes to a test folder or to the fullsup dataset.
+
+    Returns:
+        how the scan's or the mask's header contradicted itself, in words; empty where neither did.
+    """
     image = case.read_image(case.image)
     check_scan(image, case.image)
     written = main / f"images{part}" / f"{case.name}_0000{FILE_ENDING}"
-    if case.image.is_file() and case.image.name.lower().endswith(FILE_ENDING):
-        shutil.copyfile(case.image, written)
+    trouble = ""
+    if case.read_image is read_unified:
+        trouble = what_was_unified(case.image)
+    if case.read_image is read_unified and may_be_copied(case.image):
+        copy_file(case.image, written)
     else:
         write_image(image, written)
     if fullsup:
         _link(written, fullsup / f"images{part}" / written.name)
     holders = [folder for folder in ((main if part == "Ts" else None), fullsup) if folder]
     if case.mask is None or not holders:
-        return
+        return trouble
     mask = case.read_mask(case.mask)
     check_same_grid(image, case.image, mask, case.mask)
+    if case.read_mask is read_unified and (of_mask := what_was_unified(case.mask)):
+        trouble = trouble or f"mask: {of_mask}"
     binary = sitk.GetImageFromArray(binarise_mask(mask, case.mask))
     binary.CopyInformation(image)
     written = holders[0] / f"labels{part}" / f"{case.name}{FILE_ENDING}"
     write_image(binary, written)
     for folder in holders[1:]:
         _link(written, folder / f"labels{part}" / written.name)
+    return trouble
+
+
+def _unified(troubles: Mapping[str, str]) -> tuple[str, ...]:
+    """The remark on headers that contradicted themselves."""
+    if not troubles:
+        return ()
+    first = next(iter(troubles))
+    return (
+        f"the headers of {len(troubles)} cases mean two things; they were placed by the sform, as nibabel and most "
+        f"viewers do, and written anew: {', '.join(troubles)} ({first}: {troubles[first]})",
+    )
 
 
 def _link(file: Path, link: Path) -> None:
@@ -209,17 +241,4 @@ def _link(file: Path, link: Path) -> None:
     try:
         os.link(file, link)
     except OSError:
-        shutil.copyfile(file, link)
-
-
-def _publish(moves: list[tuple[Path, Path]]) -> None:
-    """Rename every staged folder to its final name; if one cannot be, take the others back."""
-    done: list[Path] = []
-    try:
-        for staged, final in moves:
-            os.replace(staged, final)
-            done.append(final)
-    except BaseException:
-        for final in done:
-            shutil.rmtree(final, ignore_errors=True)
-        raise
+        copy_file(file, link)

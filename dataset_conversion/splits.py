@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from dataset_conversion.errors import ConversionError
 from dataset_conversion.volumes import check_case_name
 
 PARTS = ("train", "val", "test")
+FOLDS = 5  # of nnU-Net's cross-validation
 VAL_FRACTION = 0.2  # nnU-Net's own 80:20, where the user names no validation cases
+_PATIENT = re.compile(r"(BraTS-[A-Za-z]+-\d{5})-\d{3}$|(sub-[A-Za-z0-9]+)(?=_)")
 
 
 @dataclass(frozen=True)
@@ -32,29 +35,82 @@ class Split:
         return self.train + self.val
 
 
+def patient_of(case: str) -> str:
+    """Whose scan a case is: BraTS counts time points after the patient, BIDS sessions; else each is its own."""
+    found = _PATIENT.match(case)
+    return case if found is None else found[1] or found[2]
+
+
 def draw_split(names: Iterable[str], *, seed: int, val: float = VAL_FRACTION, test: float = 0.0) -> Split:
-    """Divide cases at random, the same way for the same names and seed.
+    """Divide cases at random, the same way for the same names and seed; a patient's cases stay together.
 
     Args:
-        val: fraction for validation, at least one case.
-        test: fraction for testing.
+        val: fraction of the patients for validation, at least one.
+        test: fraction of the patients for testing.
 
     Raises:
-        ConversionError: fewer than two cases left for training and validation.
+        ConversionError: fewer than two patients left for training and validation.
     """
     ordered = sorted(names)
-    shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
-    n_test = round(test * len(ordered))
-    n_val = max(1, round(val * len(ordered)))
-    if len(ordered) - n_test - n_val < 1:
+    patients = _by_patient(ordered)
+    shuffled = _shuffled(patients, seed)
+    n_test = round(test * len(shuffled))
+    n_val = max(1, round(val * len(shuffled)))
+    if len(shuffled) - n_test - n_val < 1:
         raise ConversionError(
-            f"{len(ordered)} case(s) are too few: training and validation need one each; add scans or give --split FILE"
+            f"{len(shuffled)} case(s) are too few: training and validation need one each; add scans of other patients "
+            "or give --split FILE"
         )
     parts = shuffled[n_test + n_val :], shuffled[n_test : n_test + n_val], shuffled[:n_test]
     percent = [round(100 * share) for share in (1 - val - test, val, test)]
     ratio = ":".join(map(str, percent if test else percent[:2]))
-    train_names, val_names, test_names = (tuple(sorted(part)) for part in parts)
-    return Split(train_names, val_names, test_names, f"drawn {ratio} with seed {seed}")
+    train_names, val_names, test_names = (
+        tuple(sorted(case for patient in part for case in patients[patient])) for part in parts
+    )
+    of_patients = " of the patients" if len(patients) < len(ordered) else ""
+    return Split(train_names, val_names, test_names, f"drawn {ratio}{of_patients} with seed {seed}")
+
+
+def cross_validation(split: Split, *, seed: int = 0) -> list[dict[str, list[str]]]:
+    """The folds of `splits_final.json`: first the data set's own, then up to four more over its training cases.
+
+    nnU-Net joins the validation cases of all folds, and refuses a case that comes twice. So the training patients of
+    fold 0 are dealt out to the validation sets of the others, which train on everything else.
+
+    Args:
+        seed: of the deal.
+
+    Returns:
+        `{"train": [...], "val": [...]}` of each fold; fewer than five where there are fewer than four patients to deal.
+    """
+    patients = _by_patient(split.train)
+    shuffled = _shuffled(patients, seed)
+    folds = [{"train": list(split.train), "val": list(split.val)}]
+    for first in range(min(FOLDS - 1, len(shuffled))):
+        held_out = set(shuffled[first :: FOLDS - 1])
+        val = sorted(case for patient in held_out for case in patients[patient])
+        train = sorted(case for case in split.trainval if patient_of(case) not in held_out)
+        if train:
+            folds.append({"train": train, "val": val})
+    return folds
+
+
+def shared_patients(split: Split) -> list[str]:
+    """Patients with cases in more than one part of a split."""
+    parts = [{patient_of(case) for case in cases} for cases in (split.train, split.val, split.test)]
+    return sorted((parts[0] & parts[1]) | (parts[0] & parts[2]) | (parts[1] & parts[2]))
+
+
+def _by_patient(cases: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        found.setdefault(patient_of(case), []).append(case)
+    return found
+
+
+def _shuffled(patients: Iterable[str], seed: int) -> list[str]:
+    ordered = sorted(patients)
+    return [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
 
 
 def read_split(path: Path, known: Collection[str], *, seed: int = 0) -> Split:

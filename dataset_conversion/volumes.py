@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,13 @@ import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.files import write_image_with
-from dataset_conversion.integrity import check_complete
+from dataset_conversion.foreign import foreign_files
+from dataset_conversion.geometry import numbers, place_by_sform, two_meanings
+from dataset_conversion.integrity import check_fetched, content_of
+from dataset_conversion.reader import read_with_header
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
+LABEL_TOLERANCE = 1e-3  # around the whole number that a label is
 GRID_TOLERANCE = 1e-3  # mm for spacing and origin, cosines for direction: above float32 rounding, far below a voxel
 _CASE_NAME = re.compile(r"\w[\w.+=@() -]*", re.ASCII)
 
@@ -22,30 +26,38 @@ def check_case_name(name: str, where: Path) -> None:
     """Raise unless a case name is safe as part of a file name."""
     if not _CASE_NAME.fullmatch(name) or ".." in name or name != name.strip() or len(name) > 200:
         raise ConversionError(
-            f"{where}: case name {name!r} is not allowed; use letters, digits, '_', '-' and single '.' only"
+            f"{where}: case name {name!r} is not allowed; rename it with at most 200 of the letters a-z and A-Z, "
+            "digits, '_', '-' and single '.' only"
         )
 
 
-def volume_extension(file: Path) -> str | None:
+def volume_extension(file: Path, extensions: Sequence[str] = EXTENSIONS) -> str | None:
     """The extension if the file's name is that of a volume we read, else `None`."""
-    return next((ending for ending in EXTENSIONS if file.name.lower().endswith(ending)), None)
+    return next((ending for ending in extensions if file.name.lower().endswith(ending)), None)
 
 
-def list_volumes(folder: Path, *, strip_channel: bool = True) -> dict[str, Path]:
+def list_volumes(
+    folder: Path, *, strip_channel: bool = True, extensions: Sequence[str] = EXTENSIONS
+) -> dict[str, Path]:
     """Volumes directly in a folder, by case name.
 
     Args:
         strip_channel: take nnU-Net's channel number `_0000` off the names.
+        extensions: of the volumes.
 
     Raises:
-        ConversionError: no such folder, no volume in it, two files for one case, several channels, or an odd name.
+        ConversionError: no such folder, no volume in it, two files for one case, several channels, an odd name, or a
+            link to a file that is not there.
     """
     if not folder.is_dir():
         raise ConversionError(f"{folder}: no such folder; give the folder that holds the volumes")
     cases: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        ending = volume_extension(file)
-        if ending is None or file.name.startswith(".") or not file.is_file():
+        ending = volume_extension(file, extensions)
+        if ending is None or file.name.startswith("."):
+            continue
+        check_fetched(file)
+        if not file.is_file():
             continue
         name = file.name[: -len(ending)]
         if strip_channel:
@@ -55,35 +67,83 @@ def list_volumes(folder: Path, *, strip_channel: bool = True) -> dict[str, Path]
             raise ConversionError(f"{file}: second file of case {name}, beside {cases[name].name}; keep one of them")
         cases[name] = file
     if not cases:
-        raise ConversionError(f"{folder}: holds no {', '.join(EXTENSIONS)} file; give the folder of the volumes")
+        if foreign := foreign_files(folder):
+            raise ConversionError(f"{foreign[0]}: is {foreign[1]}, which is not read; {foreign[2]}")
+        raise ConversionError(f"{folder}: holds no {', '.join(extensions)} file; give the folder of the volumes")
     if strip_channel:
         for name, file in cases.items():
             base, _, channel = name.rpartition("_")
-            if re.fullmatch(r"\d{4}", channel) and base in cases:
-                raise ConversionError(f"{file}: looks like a further channel of case {base}; give the FLAIR files only")
+            own_number = file.name.startswith(f"{name}_0000.")
+            if re.fullmatch(r"\d{4}", channel) and base in cases and not own_number:
+                raise ConversionError(
+                    f"{file}: looks like a further channel of case {base}; give the FLAIR files only, or if it is a "
+                    f"case of its own, name it {name}_0000{volume_extension(file, extensions)}"
+                )
     return cases
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """Read one file that must hold one whole 3D volume with one value a voxel.
+def read_image(path: Path, pixel_type: int | None = None) -> sitk.Image:
+    """Read one file that must hold one whole 3D volume with one value a voxel, whatever its name ends in.
+
+    Args:
+        pixel_type: SimpleITK's number of the type to convert to while reading; by default the file's own.
 
     Raises:
-        ConversionError: unreadable, truncated, 2D, 4D, or with several values a voxel.
+        ConversionError: unreadable, truncated, 2D, 4D, or with several values a voxel; or the header means two things.
     """
-    check_complete(path)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        if "orthonormal" in str(error):
-            raise ConversionError(f"{path}: the axes of the volume are not orthogonal; resample it first") from error
-        raise ConversionError(f"{path}: cannot be read as an image; replace the file or leave this case out") from error
-    kind = image.GetPixelIDTypeAsString()
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1 or "complex" in kind:
-        found = f"{image.GetDimension()}D, {image.GetNumberOfComponentsPerPixel()} component(s), {kind}"
-        raise ConversionError(f"{path}: expected one 3D volume of numbers, found {found}; give one 3D volume a case")
+    image, header = read_with_header(path, pixel_type)
+    if header is not None and (trouble := two_meanings(header)):
+        raise ConversionError(
+            f"{path}: {trouble}, so programs see it in different places; `nnUNetv2_clisc convert` keeps the sform, "
+            "or write the file anew with one of them"
+        )
+    return image
+
+
+def read_volume(path: Path) -> sitk.Image:
+    """Read one volume of at least two slices.
+
+    Raises:
+        ConversionError: as `read_image`; or only one voxel thick.
+    """
+    image = read_image(path)
+    _check_thickness(image, path)
+    return image
+
+
+def read_unified(path: Path) -> sitk.Image:
+    """Read one volume, and where its header means two things, place it by the sform: see `what_was_unified`.
+
+    Raises:
+        ConversionError: as `read_volume`; or the sform that must be taken is sheared.
+    """
+    image, header = read_with_header(path)
+    _check_thickness(image, path)
+    if header is not None and two_meanings(header):
+        place_by_sform(image, header, path)
+    return image
+
+
+def what_was_unified(path: Path) -> str:
+    """In words how the header of a readable file contradicts itself; empty where it does not."""
+    header = content_of(path).nifti
+    return "" if header is None else two_meanings(header)
+
+
+def may_be_copied(path: Path) -> bool:
+    """Whether a readable file may become `.nii.gz` as it is: a compressed NIfTI in mm whose header means one thing."""
+    content = content_of(path)
+    return (
+        content.compressed_nifti
+        and content.nifti is not None
+        and content.nifti.unit in (0, 2)
+        and not (two_meanings(content.nifti))
+    )
+
+
+def _check_thickness(image: sitk.Image, path: Path) -> None:
     if min(image.GetSize()) < 2:
         raise ConversionError(f"{path}: only one voxel thick (size {image.GetSize()}); give a 3D volume, not a slice")
-    return image
 
 
 def write_image(image: sitk.Image, path: Path, before: Callable[[Path], object] | None = None) -> None:
@@ -107,13 +167,25 @@ def check_scan(image: sitk.Image, path: Path) -> None:
 def binarise_mask(mask: sitk.Image, path: Path) -> np.ndarray:
     """Whole tumour of a label map: `(z, y, x)` uint8, 1 where the label is above 0.
 
+    Values within 1e-3 of a whole number are that number: resampling and scaling leave 0.99999994 for 1.
+
     Raises:
         ConversionError: the values are not the whole numbers from 0 up that a label map has.
     """
     voxels = sitk.GetArrayViewFromImage(mask)
-    if not np.isfinite(voxels).all() or voxels.min() < 0 or (voxels != np.rint(voxels)).any():
-        raise ConversionError(f"{path}: not a mask (negative, fractional or NaN values); give labels 0, 1, 2, …")
-    return (voxels > 0).astype(np.uint8)
+    if voxels.dtype.kind != "f":
+        labels = voxels
+    else:
+        labels = np.rint(voxels)
+        if not np.isfinite(voxels).all() or (np.abs(voxels - labels) > LABEL_TOLERANCE).any():
+            raise _not_a_mask(path)
+    if labels.min() < 0:
+        raise _not_a_mask(path)
+    return (labels > 0).astype(np.uint8)
+
+
+def _not_a_mask(path: Path) -> ConversionError:
+    return ConversionError(f"{path}: not a mask (negative, fractional or NaN values); give labels 0, 1, 2, …")
 
 
 def check_same_grid(first: sitk.Image, first_path: Path, second: sitk.Image, second_path: Path) -> None:
@@ -127,10 +199,6 @@ def check_same_grid(first: sitk.Image, first_path: Path, second: sitk.Image, sec
         ours, theirs = (np.array(getattr(image, f"Get{what}")()) for image in (first, second))
         if not np.allclose(ours, theirs, rtol=0, atol=GRID_TOLERANCE):
             raise ConversionError(
-                f"{second_path}: {what.lower()} {_numbers(theirs)} differs from {_numbers(ours)} of {first_path}; "
+                f"{second_path}: {what.lower()} {numbers(theirs)} differs from {numbers(ours)} of {first_path}; "
                 "bring both to the same grid"
             )
-
-
-def _numbers(values: np.ndarray) -> str:
-    return "(" + ", ".join(f"{value:.7g}" for value in values) + ")"

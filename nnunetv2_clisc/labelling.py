@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_conversion.target import check_expanded
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.labelling_options import SHARED_STAGES, STAGES, LabellingOptions
@@ -30,10 +31,12 @@ def raw_dataset(dataset_id: int) -> Path:
 
     Raises:
         ClisError: the variable is unset, or no or several folders have that id.
+        ConversionError: the variable begins with a `~` that no shell has replaced.
     """
     root = os.environ.get("nnUNet_raw")
     if not root:
         raise ClisError("nnUNet_raw: the environment variable is not set; point it at your folder of raw datasets")
+    check_expanded("nnUNet_raw", root)
     found = sorted(p for p in Path(root).glob(f"Dataset{dataset_id:03d}_*") if p.is_dir())
     if len(found) != 1:
         what = "no dataset" if not found else f"{len(found)} datasets"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from dataset_conversion.files import write_bytes, write_json
+from dataset_conversion.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import raw_dataset, usable_device
 from nnunetv2_clisc.stages import auc
@@ -236,7 +236,7 @@ def _finite(content: Any) -> Any:
 
 
 def _mask(scan: Scan, path: Path) -> np.ndarray:
-    mask = scan.stack_from_image(sitk.ReadImage(str(path)))
+    mask = scan.stack_from_image(read_image(path))
     if mask.shape != scan.volume.shape:
         raise ClisError(f"{path}: {mask.shape} voxels, but its scan has {scan.volume.shape}; give masks of these scans")
     return mask

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
+from dataset_conversion.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.labelling import raw_dataset
@@ -38,7 +38,7 @@ def slice_label_scores(files: Workspace, gt: Path, cases: Sequence[str]) -> tupl
     truth, label, probability = [], [], []
     for case in cases:
         scan = read_scan(files.image(case))
-        mask = scan.stack_from_image(sitk.ReadImage(str(gt / f"{case}{ENDING}")))
+        mask = scan.stack_from_image(read_image(gt / f"{case}{ENDING}"))
         lesion = [bool(slice_mask.any()) for slice_mask in mask]
         by_file_slice = {scan.file_slice(z): with_lesion for z, with_lesion in enumerate(lesion)}
         for z, predicted, p_tumour in found[case]:

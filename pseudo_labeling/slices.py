@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.volumes import write_image
+from dataset_conversion.errors import ConversionError
+from dataset_conversion.reader import voxel_count
+from dataset_conversion.volumes import read_image, write_image
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import WindowSettings
 
@@ -78,21 +78,13 @@ def read_scan(path: str | Path) -> Scan:
     """Read one 3D scan.
 
     Raises:
-        PseudoLabelError: unreadable, not 3D, with NaN or Inf, or constant; the message names the file.
+        PseudoLabelError: unreadable, not 3D, with a header that means two things, with NaN or Inf, or constant; the
+            message names the file.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
-        if str(path).endswith(".gz"):
-            _check_whole(path)
-        reader.ReadImageInformation()
-        if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-            found = f"{reader.GetDimension()}D with {reader.GetNumberOfComponents()} value(s) a voxel"
-            raise PseudoLabelError(f"{path}: expected one 3D volume, found {found}; give one 3D file a case")
-        image = reader.Execute()
-    except (RuntimeError, OSError, EOFError, zlib.error) as error:
-        raise PseudoLabelError(f"{path}: cannot be read as an image; replace the file") from error
+        image = read_image(Path(path), sitk.sitkFloat32)
+    except ConversionError as error:
+        raise PseudoLabelError(str(error)) from error
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     image = sitk.DICOMOrient(image, "LPS")  # a large scan is copied here and below, so no name keeps the old one
     geometry = (image.GetSpacing(), image.GetOrigin(), image.GetDirection())
@@ -117,20 +109,10 @@ def read_slices(path: str | Path, settings: WindowSettings = WindowSettings()) -
 
 def fits_beside_another(path: str | Path) -> bool:
     """Whether a scan is small enough to be read while another one is worked on; reads the header only."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
+        return voxel_count(Path(path)) <= AHEAD_VOXELS
+    except ConversionError:
         return False  # reading it will say why
-    return bool(np.prod(reader.GetSize()) <= AHEAD_VOXELS)
-
-
-def _check_whole(path: str | Path) -> None:
-    """Read a compressed file to its end, where its checksum is: ITK fills what a truncated one lacks with garbage."""
-    with gzip.open(path) as file:
-        while file.read(1 << 20):
-            pass
 
 
 def window_volume(volume: np.ndarray, settings: WindowSettings = WindowSettings()) -> np.ndarray:

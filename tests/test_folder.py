@@ -80,7 +80,7 @@ def test_layout_is_that_of_nnunet(nnunet: Path, images: Path, labels: Path, spli
     assert {key: description[key] for key in expected} == expected
     assert description["conversion"]["split"] == "given in split.json"
     for folder in (dataset, nnunet / "pre" / "Dataset501_A"):
-        assert json.loads((folder / "splits_final.json").read_text()) == [{"train": ["a", "b"], "val": ["c"]}]
+        assert json.loads((folder / "splits_final.json").read_text())[0] == {"train": ["a", "b"], "val": ["c"]}
     assert (summary.train, summary.val, summary.test, summary.test_masks) == (2, 1, 2, 2)
     assert str(dataset) in str(summary)
     assert [*nnunet.glob("*/.*")] == []  # no staging folder stays
@@ -216,6 +216,17 @@ class TestBadInput:
         write(images / "e_0001.nii.gz", voxels())
         self.fails(nnunet, r"e_0001\.nii\.gz: looks like a further channel of case e", images)
 
+    def test_a_number_at_the_end_of_a_name_can_be_said_to_be_no_channel(self, nnunet: Path, tmp_path: Path) -> None:
+        """The error names the way out, and that way works."""
+        images = tmp_path / "numbered"
+        for name in ("patient", "patient_0001", "other"):
+            write(images / f"{name}.nii.gz", voxels())
+        with pytest.raises(ConversionError, match=r"further channel of case patient; .*name it (\S+)$") as caught:
+            convert_folder(images, dataset_id=501, name="A")
+        (images / "patient_0001.nii.gz").rename(images / str(caught.value).rsplit(" ", 1)[1])
+        convert_folder(images, dataset_id=501, name="A")
+        assert "patient_0001_0000.nii.gz" in names(nnunet / "raw/Dataset501_A/imagesTr")
+
     @pytest.mark.parametrize("name", ["a..b.nii.gz", "-x.nii.gz", "a\nb.nii.gz", "a'b.nii.gz"])
     def test_odd_file_name(self, nnunet: Path, images: Path, name: str) -> None:
         shutil.copy(images / "a.nii.gz", images / name)
@@ -250,7 +261,19 @@ class TestBadInput:
         dataset = nnunet / "raw/Dataset501_A"
         assert geometry(dataset / "labelsTs/d.nii.gz") == pytest.approx(geometry(dataset / "imagesTs/d_0000.nii.gz"))
 
-    @pytest.mark.parametrize("bad", [-1.0, 0.5, np.nan])
+    @pytest.mark.parametrize(("value", "label"), [(0.99999994, 1), (1.0005, 1), (2.0000002, 1), (1e-8, 0), (-1e-8, 0)])
+    def test_rounding_in_a_mask_is_no_other_label(
+        self, nnunet: Path, images: Path, labels: Path, split: Path, value: float, label: int
+    ) -> None:
+        mask = cube().astype(np.float32)
+        mask[0, 0, 0] = value
+        write(labels / "d.nrrd", mask)
+        convert_folder(images, dataset_id=501, name="A", labels=labels, split=split)
+        expected = cube()
+        expected[0, 0, 0] = label
+        np.testing.assert_array_equal(read(nnunet / "raw/Dataset501_A/labelsTs/d.nii.gz"), expected)
+
+    @pytest.mark.parametrize("bad", [-1.0, 0.5, 0.99, np.nan])
     def test_mask_that_is_none(self, nnunet: Path, images: Path, labels: Path, split: Path, bad: float) -> None:
         mask = cube().astype(np.float32)
         mask[0, 0, 0] = bad

@@ -4,7 +4,10 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from dataset_conversion.raw_dataset import CaseSource, write_dataset
 from dataset_conversion.splits import Split, draw_split, read_split
 from dataset_conversion.target import prepare_target
 from dataset_conversion.volumes import check_case_name, list_volumes, read_volume
+from nnunetv2_clisc.labelling import raw_dataset
 from tests.volume_files import cube, read, tree, unmade_nnunet_folders, voxels, write
 
 
@@ -73,10 +77,71 @@ class TestTarget:
         with pytest.raises(ConversionError, match="same folder"):
             prepare_target(1, "A")
 
+    @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+    @pytest.mark.parametrize("value", ["~/nnunet", "~", "~someone/nnunet", "$HOME/nnunet", "${DATA}/nnunet"])
+    def test_what_no_shell_has_expanded_is_refused(
+        self, nnunet: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(ConversionError, match=rf"^{variable}=.*the shell has not replaced.*\$HOME"):
+            prepare_target(1, "A")
+        if variable == "nnUNet_raw":
+            with pytest.raises(ValueError, match=r"^nnUNet_raw=.*the shell has not replaced"):
+                raw_dataset(1)
+        assert list(tmp_path.iterdir()) == []
+
     def test_variable_naming_a_file_raises(self, nnunet: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("nnUNet_raw", str(write(tmp_path / "x.nrrd", voxels())))
         with pytest.raises(ConversionError, match="not a folder"):
             prepare_target(1, "A")
+
+
+class TestTwoAtOnce:
+    """Of two conversions to one id exactly one succeeds, whenever the other one starts."""
+
+    @pytest.mark.parametrize("second", [("B", 1, None), ("A", 1, None), ("B", 2, 1), ("B", 3, 4)])
+    def test_while_one_writes_its_ids_are_not_free(
+        self, nnunet: Path, tmp_path: Path, second: tuple[str, int, int | None]
+    ) -> None:
+        cases = sources(tmp_path / "in")
+        name, number, fullsup = second
+        targets = prepare_target(1, "A", 4), prepare_target(number, name, fullsup)
+        taken = []
+
+        def meanwhile(path: Path) -> sitk.Image:
+            if not taken:
+                with pytest.raises(ConversionError, match="another conversion is writing it") as caught:
+                    write_dataset(targets[1], sources(tmp_path / "other"), SPLIT, source="test")
+                taken.append(str(caught.value))
+            return read_volume(path)
+
+        cases["b"] = CaseSource("b", cases["b"].image, cases["b"].mask, read_image=meanwhile)
+        write_dataset(targets[0], cases, SPLIT, source="test")
+        assert "\n" not in taken[0]
+        assert sorted(p.name for p in (nnunet / "raw").iterdir()) == ["Dataset001_A", "Dataset004_A_fullsup"]
+        assert sorted(p.name for p in (nnunet / "pre").iterdir()) == ["Dataset001_A", "Dataset004_A_fullsup"]
+
+    def test_one_that_looked_before_the_other_was_done_is_refused(self, nnunet: Path, tmp_path: Path) -> None:
+        cases = sources(tmp_path / "in")
+        targets = prepare_target(1, "A"), prepare_target(1, "B")
+        write_dataset(targets[0], cases, SPLIT, source="test")
+        before = tree(nnunet)
+        with pytest.raises(ConversionError, match=r"-d 1: taken by .*Dataset001_A"):
+            write_dataset(targets[1], cases, SPLIT, source="test")
+        assert tree(nnunet) == before
+        assert [*nnunet.glob("*/.*")] == []
+
+    def test_a_killed_conversion_holds_nothing(self, nnunet: Path, tmp_path: Path) -> None:
+        code = (
+            "import os, signal; from dataset_conversion import target\n"
+            "with target.claim(target.prepare_target(1, 'A')): os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert [*nnunet.glob("raw/.*lock")]
+        write_dataset(prepare_target(1, "A"), sources(tmp_path / "in"), SPLIT, source="test")
+        assert [*nnunet.glob("*/.*")] == []
 
 
 class TestWrite:
@@ -101,11 +166,20 @@ class TestWrite:
             write_dataset(prepare_target(1, "A"), cases, SPLIT, source="test")
         assert [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
-    def test_last_move_failing_takes_the_others_back(self, nnunet: Path, tmp_path: Path) -> None:
+    def test_last_move_failing_takes_the_others_back(
+        self, nnunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         target = prepare_target(1, "A", 2)
-        foreign = nnunet / "raw" / "Dataset002_A_fullsup" / "theirs"  # appears after the check, as by another process
-        foreign.parent.mkdir(parents=True)
-        foreign.write_text("x")
+        foreign = nnunet / "raw" / "Dataset002_A_fullsup" / "theirs"  # appears after the checks, by another program
+        rename = os.replace
+
+        def late(source: Path, final: Path) -> None:
+            if Path(final) == foreign.parent:
+                foreign.parent.mkdir()
+                foreign.write_text("x")
+            rename(source, final)
+
+        monkeypatch.setattr(os, "replace", late)
         with pytest.raises(ConversionError, match="nothing was written"):
             write_dataset(target, sources(tmp_path / "in"), SPLIT, source="test")
         assert [file for file in nnunet.rglob("*") if file.is_file()] == [foreign]
@@ -203,6 +277,11 @@ class TestVolumes:
     )
     def test_odd_case_name_raises(self, name: str) -> None:
         with pytest.raises(ConversionError, match="not allowed"):
+            check_case_name(name, Path("split.json"))
+
+    @pytest.mark.parametrize("name", ["Müller", "患者1", "пациент"])
+    def test_letters_of_another_script_are_told_which_ones_are_allowed(self, name: str) -> None:
+        with pytest.raises(ConversionError, match=r"not allowed; rename it with .* letters a-z and A-Z"):
             check_case_name(name, Path("split.json"))
 
     @pytest.mark.parametrize("name", ["TCGA_CS_4941_19960909", "sub-01_ses-2", "case 1 (b)", "1.2.3"])

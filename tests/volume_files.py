@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -68,3 +69,37 @@ def unmade_nnunet_folders(parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         monkeypatch.setenv(variable, str(parent / "nn" / folder))
     monkeypatch.delenv("nnUNet_results", raising=False)
     return parent / "nn"
+
+
+def write_nifti(
+    path: Path,
+    array: np.ndarray,
+    *,
+    sform: np.ndarray | None = None,
+    qform: np.ndarray | None = None,
+    codes: tuple[int, int] = (1, 1),
+    unit: str = "mm",
+    pixdim: tuple[float, ...] | None = None,
+) -> Path:
+    """Write a `(z, y, x)` array with the header fields as given, by nibabel; codes of sform and qform, RAS affines."""
+    image = nibabel.Nifti1Image(np.asarray(array).T, None)
+    if qform is not None:
+        image.header.set_qform(qform, codes[1])
+    if sform is not None:
+        image.header.set_sform(sform, codes[0])
+        if qform is None:
+            image.header["pixdim"][1:4] = np.linalg.norm(sform[:3, :3], axis=0)
+    if pixdim is not None:
+        image.header["pixdim"][1:4] = pixdim
+    image.header.set_xyzt_units(unit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, path)
+    return path
+
+
+def affine(spacing: tuple[float, ...] = SPACING, origin: tuple[float, ...] = (90.0, -120.0, -70.0)) -> np.ndarray:
+    """An oblique RAS affine `(4, 4)`, as nibabel has it."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(OBLIQUE).reshape(3, 3) * spacing
+    matrix[:3, 3] = origin
+    return matrix

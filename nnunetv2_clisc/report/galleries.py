@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from dataset_conversion.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.measures import Choice, Measures, pick
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
@@ -70,7 +71,7 @@ class Shown:
         """
         if path is None or not path.is_file():
             return None
-        found = self.scan.stack_from_image(sitk.ReadImage(str(path)))
+        found = self.scan.stack_from_image(read_image(path))
         if found.shape != self.images.shape:
             raise ClisError(f"{path}: {found.shape} voxels, but {self.path} has {self.images.shape}; make it again")
         return found

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from scipy import stats
 from tqdm import tqdm
 
+from dataset_conversion.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders
 from nnunetv2_clisc.report.records import CaseSlices, decisions, slice_labels
@@ -170,7 +171,7 @@ def _evaluate(name: str, pred: Path, gt: Path, cases: Sequence[str]) -> Evaluati
 
 
 def _lesion_slices(path: Path) -> list[bool]:
-    mask = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"))
+    mask = sitk.GetArrayFromImage(sitk.DICOMOrient(read_image(path), "LPS"))
     return [bool(one.any()) for one in mask]
 
 

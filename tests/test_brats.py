@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.brats2020 import PAPER_SPLIT, convert_brats2020
+from dataset_conversion.brats import LAYOUTS, PAPER_SPLIT, convert_brats
 from dataset_conversion.errors import ConversionError
+from tests.conftest import Run
 from tests.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
 
 
@@ -60,7 +61,7 @@ def test_flair_and_whole_tumour_from_every_layout(
     for number in NUMBERS:
         make_case(tmp_path / "in" / above, number, ending)
     (tmp_path / "in" / above / "name_mapping.csv").write_text("ids\n")
-    summary = convert_brats2020(tmp_path / "in", dataset_id=1, split=split, fullsup_id=2)
+    summary = convert_brats(LAYOUTS["brats2020"], tmp_path / "in", dataset_id=1, split=split, fullsup_id=2)
     assert (summary.train, summary.val, summary.test, summary.test_masks) == (2, 1, 1, 1)
     main, twin = nnunet / "raw/Dataset001_BraTS2020FLAIR", nnunet / "raw/Dataset002_BraTS2020FLAIR_fullsup"
     assert list((main / "labelsTr").iterdir()) == []
@@ -71,6 +72,12 @@ def test_flair_and_whole_tumour_from_every_layout(
         assert geometry(image)[3:6] == pytest.approx([0, -239, 0])
         label = (main if part == "Ts" else twin) / f"labels{part}/{name_of(number)}.nii.gz"
         np.testing.assert_array_equal(read(label), labels(number) > 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_command_names_datasets_as_the_layouts_do(clisc: Run, layout: str) -> None:
+    usage = clisc("convert", layout, "--help").stdout
+    assert f"(default: {LAYOUTS[layout].dataset})" in " ".join(usage.split())
 
 
 def test_shipped_split_is_the_papers() -> None:
@@ -90,17 +97,103 @@ def test_papers_split_by_default(nnunet: Path, tmp_path: Path) -> None:
         (tmp_path / "in" / case / f"{case}_flair.nii.gz").write_bytes(scan)
         seg = "W39_1998.09.19_Segm" if case.endswith("355") else f"{case}_seg"
         (tmp_path / "in" / case / f"{seg}.nii.gz").write_bytes(mask)
-    summary = convert_brats2020(tmp_path / "in", dataset_id=1)
+    summary = convert_brats(LAYOUTS["brats2020"], tmp_path / "in", dataset_id=1)
     assert (summary.train, summary.val, summary.test, summary.test_masks) == (257, 37, 75, 75)
     dataset = nnunet / "raw/Dataset001_BraTS2020FLAIR"
     assert sorted(p.name for p in (dataset / "labelsTs").iterdir()) == sorted(f"{c}.nii.gz" for c in parts["test"])
-    assert json.loads((dataset / "splits_final.json").read_text()) == [{k: parts[k] for k in ("train", "val")}]
+    folds = json.loads((dataset / "splits_final.json").read_text())
+    assert folds[0] == {k: parts[k] for k in ("train", "val")}
+    assert [len(fold["val"]) for fold in folds] == [37, 65, 64, 64, 64]
+
+
+# What the two later years look like on disk: folder, case, endings of scan and mask, labels
+LATER = {
+    "brats2021": (
+        "RSNA_ASNR_MICCAI_BraTS2021_TrainingData_16July2021",
+        "BraTS2021_{:05d}",
+        "_flair",
+        "_seg",
+        (0, 1, 2, 4),
+    ),
+    "brats2023": (
+        "ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData",
+        "BraTS-GLI-{:05d}-000",
+        "-t2f",
+        "-seg",
+        (0, 1, 2, 3),
+    ),
+}
+
+
+def make_later(root: Path, year: str, number: int, values: tuple[int, ...] | None = None) -> str:
+    archive, name, flair, seg, kinds = LATER[year]
+    case = name.format(number)
+    mask = np.random.default_rng(number).choice(values or kinds, (5, 8, 9)).astype(np.int16)
+    write(root / archive / case / f"{case}{seg}.nii.gz", mask, **BRATS)
+    write(root / archive / case / f"{case}{flair}.nii.gz", voxels(number), **BRATS)
+    write(root / archive / case / f"{case}{'_t1ce' if year == 'brats2021' else '-t1c'}.nii.gz", voxels(99), **BRATS)
+    return case
+
+
+@pytest.mark.parametrize("year", LATER)
+@pytest.mark.parametrize("above", ["", "."])
+def test_later_years(nnunet: Path, tmp_path: Path, clisc: Run, year: str, above: str) -> None:
+    cases = [make_later(tmp_path / "in", year, number) for number in range(10)]
+    source = tmp_path / "in" / (LATER[year][0] if above else "")
+    if above:
+        convert_brats(LAYOUTS[year], source, dataset_id=1, fullsup_id=2)
+    else:
+        clisc("convert", year, "--source", source, "-d", 1, "--fullsup-d", 2)
+    twin = nnunet / f"raw/Dataset002_BraTS{year[-4:]}FLAIR_fullsup"
+    assert len(list((twin / "imagesTs").iterdir())) == 2
+    for number, case in enumerate(cases):
+        image = next(twin.glob(f"images*/{case}_0000.nii.gz"))
+        label = next(twin.glob(f"labels*/{case}.nii.gz"))
+        np.testing.assert_array_equal(read(image), voxels(number))
+        truth = np.random.default_rng(number).choice(LATER[year][4], (5, 8, 9)) > 0
+        np.testing.assert_array_equal(read(label), truth)
+
+
+class TestLaterYearsBadInput:
+    def test_a_label_of_another_year_is_not_taken_for_tumour(self, nnunet: Path, tmp_path: Path) -> None:
+        """The 4 of BraTS 2024 is the resection cavity."""
+        for number in range(4):
+            make_later(tmp_path / "in", "brats2023", number, (0, 2, 4))
+        with pytest.raises(ConversionError, match=r"-seg\.nii\.gz: has the label 4, but brats2023 has 0 to 3"):
+            convert_brats(LAYOUTS["brats2023"], tmp_path / "in", dataset_id=1, fullsup_id=2)
+        convert_brats(LAYOUTS["brats2023"], tmp_path / "in", dataset_id=3, split=split_of(tmp_path, range(4)))
+
+    def test_two_folders_with_cases_are_not_chosen_between(self, nnunet: Path, tmp_path: Path) -> None:
+        make_later(tmp_path / "in", "brats2023", 0)
+        archive = tmp_path / "in" / LATER["brats2023"][0]
+        other = archive.with_name(archive.name.replace("Training", "Validation"))
+        other.mkdir()
+        (archive / "BraTS-GLI-00000-000").rename(other / "BraTS-GLI-00001-000")
+        make_later(tmp_path / "in", "brats2023", 0)
+        with pytest.raises(ConversionError, match=r"both .*TrainingData and .*ValidationData have case folders"):
+            convert_brats(LAYOUTS["brats2023"], tmp_path / "in", dataset_id=1)
+
+    def test_a_link_to_nothing_is_named(self, nnunet: Path, tmp_path: Path) -> None:
+        for number in range(3):
+            case = make_later(tmp_path / "in", "brats2021", number)
+        flair = tmp_path / "in" / LATER["brats2021"][0] / case / f"{case}_flair.nii.gz"
+        flair.unlink()
+        flair.symlink_to("nowhere")
+        with pytest.raises(ConversionError, match=r"_flair\.nii\.gz: a symbolic link .*datalad get"):
+            convert_brats(LAYOUTS["brats2021"], tmp_path / "in", dataset_id=1)
+
+
+def split_of(folder: Path, numbers: range) -> Path:
+    path = folder / "later.json"
+    cases = [f"BraTS-GLI-{number:05d}-000" for number in numbers]
+    path.write_text(json.dumps({"train": cases[1:], "val": cases[:1]}))
+    return path
 
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, source: Path, **options: object) -> None:
         with pytest.raises(ConversionError, match=message):
-            convert_brats2020(source, dataset_id=1, **options)  # type: ignore[arg-type]
+            convert_brats(LAYOUTS["brats2020"], source, dataset_id=1, **options)  # type: ignore[arg-type]
         assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
     def test_incomplete_download_names_a_missing_case(self, nnunet: Path, tmp_path: Path) -> None:
