@@ -34,7 +34,9 @@ def whole(path: Path) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

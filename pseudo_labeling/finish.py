@@ -15,6 +15,7 @@ from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
 from pseudo_labeling.mask_pass import STAGE, MaskPass
 from pseudo_labeling.slice_labels import SliceLabels
+from pseudo_labeling.workspace import key_of
 
 PACKAGES = (
     "nnunetv2-clisc",
@@ -93,6 +94,10 @@ def _write_dataset_json(run: RunContext, passes: CamPasses, device: str) -> None
             "sam": dataclasses.asdict(weights.identify("sam", run.specs.sam)),
         },
         "classifier": {"initial_weights": classifier["origin"], "best_epoch": classifier["best_epoch"]},
+        "digests": {  # a trainer sees by them whether it is given these labels and scans
+            "labels": key_of({case: sha256_of(run.files.label(case)) for case in run.cases}),
+            "scans": key_of(run.images),
+        },
         "image_labels": None if run.image_labels is None else sha256_of(run.image_labels),
         "device": device,
         "versions": {name: version(name) for name in PACKAGES},
