@@ -271,7 +271,7 @@ class SelfTraining(nnUNetTrainer):
         self.num_iterations_per_epoch = max(self.min_iterations, -(-len(cases) // batch))  # one pass over the cases
         self.num_val_iterations_per_epoch = -(-len(val) // batch)
         checkpoint = newest_checkpoint(folder)
-        # else: begins with -pretrained_weights, which nnU-Net has loaded; with --c it may have loaded another training's
+        # else: begins with -pretrained_weights, which nnU-Net has loaded; with --c it has loaded other weights, if any
         if number > 1 or checkpoint is not None or self.continued or not self.was_initialized:
             self._fresh_network(number)
         if number > 1 and checkpoint is None and self.warm_start:

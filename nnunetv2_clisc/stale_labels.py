@@ -52,8 +52,8 @@ def check_current(trainer: SelfTraining) -> None:
         raise _not_preprocessed(trainer, "labels or scans were made anew since they were preprocessed")
     if digests is None:
         trainer.print_to_log_file(
-            "CLISC: an earlier version finished these labels and recorded no digests; whether scans were replaced since "
-            "is not known. pseudo_label --stage finish records them"
+            "CLISC: an earlier version finished these labels and recorded no digests, so scans replaced since then go "
+            "unnoticed; pseudo_label --stage finish records them"
         )
     copies = _hashes(_copies(trainer, cases))
     if changed := [case for case in cases if copies[case] != labels[case]]:
