@@ -50,7 +50,7 @@ def _check_preprocessed(trainer: SelfTraining, case: str, where: str) -> None:
         scan = raw / "imagesTr" / f"{case}_0000{trainer.dataset_json['file_ending']}"
         if not scan.exists():  # preprocessing again would not help
             splits = [folder.parent / "splits_final.json", raw / "splits_final.json"]
-            files = " and ".join(str(path) for path in splits if path.exists())
+            files = " and ".join(str(path) for path in splits if path.exists() and f'"{case}"' in path.read_text())
             raise ClisError(f"{where}: case '{case}' has no scan {scan}; take it out of {files}, or put the scan back")
     raise ClisError(f"{where}: case '{case}' is not preprocessed, or not whole; run {preprocess_command(trainer)}")
 

@@ -31,13 +31,16 @@ def test_chain_goes_from_slice_labels_to_training_with_parts_where_cases_can_be_
     assert steps[2].commands[1][-4:] == ["-num_parts", "3", "-part_id", "1"]
     assert steps[4].commands[0][-2:] == ["-np", "2"]
     assert steps[5].commands[0][:4] == ["nnUNetv2_train", "501", "3d_fullres", "0"]
-    assert steps[5].commands[0][-2:] == ["-num_gpus", "2"]
+    assert steps[5].commands[0][-3:] == ["-num_gpus", "2", "--c"]
+    pretrained = chain(OPTIONS, 1, Training(train_arguments=("-pretrained_weights", "a.pth")))[-1]
+    assert "--c" not in pretrained.commands[0]  # nnU-Net refuses both together
+    assert pretrained.environment == {"CLISC_ANEW_IF_CHANGED": "1"}
 
 
 def test_s3f_in_parts_stands_between_two_trainings() -> None:
     steps = chain(OPTIONS, 1, Training(relabel_parts=2))
     assert [step.name for step in steps[-3:]] == ["round_1", "relabel", "train"]
-    assert steps[-3].environment == {"CLISC_STOP_AFTER_ROUND_1": "1"}
+    assert steps[-3].environment == {"CLISC_STOP_AFTER_ROUND_1": "1", "CLISC_ANEW_IF_CHANGED": "1"}
     assert steps[-3].commands == steps[-1].commands
     assert len(steps[-2].commands) == 2
 
