@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunetv2_clisc.cli import _parser
 from nnunetv2_clisc.cluster import Command, Resources, Training, chain, submit
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.labelling import usable_device
 from nnunetv2_clisc.labelling_options import LabellingOptions
 from tests.conftest import Run
 
@@ -99,3 +101,20 @@ def test_without_submitit_or_slurm_the_user_is_told(clisc: Run, nnunet: Path, mo
     monkeypatch.setenv("PATH", str(nnunet))
     with pytest.raises(ClisError, match="sbatch and srun are not on PATH"):
         submit(OPTIONS, 2, Training(), Resources())
+
+
+@pytest.mark.parametrize("device", ["gpu", "0", "", "cuda:99", "cuda:-1", "cuda:a", "cpu:3", "meta", "mps:1"])
+def test_device_that_is_none_or_not_there_is_named(device: str) -> None:
+    with pytest.raises(ClisError, match=rf"-device {device}: .*; use -device cpu"):
+        usable_device(device)
+
+
+def test_devices_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usable_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [usable_device(device) for device in (None, "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(ClisError, match="-device mps: torch sees no such device here; use -device cpu or cuda"):
+        usable_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert usable_device("mps") == "mps"
