@@ -20,7 +20,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from dataset_conversion.files import read_json, sha256_of, write_json
 from nnunetv2_clisc.ablation_labels import SEED_STEP
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.fold import FoldFolder, State
+from nnunetv2_clisc.fold import FoldFolder, State, set_aside
 from nnunetv2_clisc.rounds import SelfTraining
 from nnunetv2_clisc.s3f import Agreement, Decision, decide, keep_all, load_agreement, write_results
 from pseudo_labeling.workspace import ENDING, key_of
@@ -109,7 +109,9 @@ class NetworkRuns:
         shared = key_of(sha256_of(full.fold.final(1)), kept)
         marker = trained.results / "branch.json"
         if not marker.is_file() or read_json(marker)["key"] != shared:
-            shutil.rmtree(trained.results, ignore_errors=True)
+            if trained.fold.holds_work:
+                aside = set_aside(trained.results, trained.fold.path / "clisc_state.json")
+                print(f"ablate: {trained.results} was of another round 1; it is now {aside}", file=sys.stderr)
             branch(full.fold, trained.fold, decisions, {"beta": beta, "s3f": beta is not None})
             write_json(marker, {"key": shared, "round_1": str(full.fold.path), "kept": kept})
         state = trained.fold.read_state()
@@ -218,7 +220,7 @@ def branch(source: FoldFolder, target: FoldFolder, decisions: Sequence[Decision]
 
     Args:
         source: a fold past S3F.
-        target: the fold to begin; what it held is removed.
+        target: the fold to begin; a training it held is moved aside.
         decisions: of every training case.
         summary: facts for `s3f/summary.json`.
     """
@@ -226,7 +228,7 @@ def branch(source: FoldFolder, target: FoldFolder, decisions: Sequence[Decision]
     if state is None or state.stage not in ("round_2", "done"):
         raise ClisError(f"{source.path}: has not been through S3F; finish this training first")
     target.path.mkdir(parents=True, exist_ok=True)
-    target.clear()
+    target.make_room()
     target.final(1).parent.mkdir(parents=True)
     _link(source.final(1), target.final(1))
     for folder, copy in ((source.s3f, target.s3f), (source.training_files, target.training_files)):

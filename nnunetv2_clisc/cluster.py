@@ -82,16 +82,19 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
     device = [] if options.device is None else ["-device", options.device]
     gpus = gpu * t.gpus
     train = ["nnUNetv2_train", number, t.configuration, t.fold, "-tr", training.trainer, "-p", t.plans, *device]
-    train += [*(["-num_gpus", str(gpus)] if gpus > 1 else []), *t.train_arguments]
+    # a job that is queued or submitted again goes on with the fold, also where only nnU-Net's validation is left
+    going_on = [] if {"--c", "-pretrained_weights"} & {*t.train_arguments} else ["--c"]  # nnU-Net takes either
+    train += [*(["-num_gpus", str(gpus)] if gpus > 1 else []), *going_on, *t.train_arguments]
+    anew = {"CLISC_ANEW_IF_CHANGED": "1"}
     steps.append(
         Step("plan", [["nnUNetv2_plan_and_preprocess", "-d", number, "-c", t.configuration, *t.plan_arguments]])
     )
     if t.relabel_parts > 1:
         relabel = ["nnUNetv2_clisc", "relabel", "-d", number, "-f", t.fold, "-tr", training.trainer]
         relabel += ["-p", t.plans, "-c", t.configuration, *device]
-        steps.append(Step("round_1", [train], gpus, {"CLISC_STOP_AFTER_ROUND_1": "1"}))
+        steps.append(Step("round_1", [train], gpus, anew | {"CLISC_STOP_AFTER_ROUND_1": "1"}))
         steps.append(Step("relabel", shared(relabel, t.relabel_parts), gpu))
-    return [*steps, Step("train", [train], gpus)]
+    return [*steps, Step("train", [train], gpus, anew)]
 
 
 @dataclass(frozen=True)

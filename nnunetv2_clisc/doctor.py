@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -59,9 +60,33 @@ def _trainer() -> Check:
 
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+    from nnunetv2_clisc import trainer
+
+    ours = getattr(trainer, TRAINER)
+    folder = Path(trainer.__file__).parent / "ext_trainer"
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches
-        found = recursive_find_trainer_class_by_name(TRAINER)
+        try:
+            found = recursive_find_trainer_class_by_name(TRAINER)
+        except RuntimeError:  # .pth files are not read, e.g. with `python -S` or in some containers
+            more = ":$nnUNet_extTrainer" if os.environ.get("nnUNet_extTrainer") else ""
+            cure = f"export nnUNet_extTrainer={folder}{more}"
+            return Check("trainer", False, f"nnU-Net does not find {TRAINER}; {cure}")
+    if found is not ours:
+        file = getattr(sys.modules.get(found.__module__), "__file__", None) or _file_of(found)
+        return Check(
+            "trainer",
+            False,
+            f"nnU-Net finds another {TRAINER} in {file}; rename that class, or put {folder} first in nnUNet_extTrainer",
+        )
     return Check("trainer", True, f"{TRAINER} found in {found.__module__}")
+
+
+def _file_of(kind: type) -> str:
+    """The file of a class whose module nnU-Net has forgotten again."""
+    import inspect
+
+    functions = [value for value in vars(kind).values() if inspect.isfunction(value)]
+    return functions[0].__code__.co_filename if functions else kind.__module__
 
 
 def _folder(name: str) -> Check:

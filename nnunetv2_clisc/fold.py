@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,15 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from dataset_conversion.files import whole, write_json
+from dataset_conversion.errors import free_space
+from dataset_conversion.files import remove_partial, sync, whole, write_json
 from nnunetv2_clisc.errors import ClisError
 
 STAGES = ("round_1", "s3f", "round_2", "done")
 OUTSIDE = -1  # nnU-Net's label for voxels outside the scan's nonzero region
+ROUNDS = ("round_1", "s3f", "round_2")  # folders of a fold
+# names that earlier versions gave to files they were writing
+OLD_PARTIAL = re.compile(r"checkpoint_\w+\.pth\.\d+\.tmp|tmp-\d+-.+|\.\d+\..+")
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,11 @@ class FoldFolder:
         try:
             values = json.loads(path.read_text())
             state = State(values["stage"], values["origin"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ClisError(f"{path}: not a state written by a CLISC trainer; delete it to train anew") from error
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ClisError(
+                f"{path}: not a state written by a CLISC trainer; delete it to train anew (models in the fold are then "
+                "moved aside)"
+            ) from error
         if state.stage not in STAGES:
             raise ClisError(f"{path}: unknown stage '{state.stage}'; delete it to train anew")
         return state
@@ -95,13 +105,76 @@ class FoldFolder:
         content = {**asdict(state), "round": number, "rounds": self.rounds}
         write_json(self.path / "clisc_state.json", content, sort_keys=True)
 
-    def clear(self) -> None:
-        """Remove what an earlier run of the rounds left behind, the state first."""
+    @property
+    def holds_work(self) -> bool:
+        """Whether there is anything that took a computer long: a model, or cases that S3F has been through."""
+        return any(self.path.rglob("checkpoint_*.pth")) or any(self.finished_cases.glob("*.json"))
+
+    def make_room(self, keep: Sequence[str] = ()) -> Path | None:
+        """Make the fold empty for a new training; what an earlier one left there is moved aside, never deleted.
+
+        The folder is renamed as a whole, so after a kill it is either where it was or aside. Its new name begins with
+        `until_`: nnU-Net takes every folder that begins with `fold_` for a fold.
+
+        Args:
+            keep: names in the folder that belong to the new training.
+
+        Returns:
+            Where the earlier training is now; None where there was nothing worth keeping.
+        """
+        aside = None
+        if self.holds_work:
+            aside = set_aside(self.path, self.path / "clisc_state.json")
+            self.path.mkdir(exist_ok=True)  # another rank may have made it
+            for name in keep:
+                if (aside / name).exists():
+                    os.replace(aside / name, self.path / name)
         (self.path / "clisc_state.json").unlink(missing_ok=True)
-        for checkpoint in self.path.glob("checkpoint_*.pth"):
-            checkpoint.unlink()
-        for name in ("round_1", "s3f", "round_2"):
+        for name in ROUNDS:
             shutil.rmtree(self.path / name, ignore_errors=True)
+        return aside
+
+    def remove_partial(self) -> None:
+        """Remove what killed processes were writing; nobody may be writing there now."""
+        remove_partial(self.path)
+        for path in self.path.rglob("*"):
+            if OLD_PARTIAL.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path, dated_by: Path) -> Path:
+    """Rename a folder after the time when a file in it was last changed, its own where there is no such file.
+
+    Returns:
+        Where it is now, e.g. `until_2026-11-28T0615_fold_0` beside it.
+    """
+    changed = (dated_by if dated_by.exists() else folder).stat().st_mtime
+    date = time.strftime("%Y-%m-%dT%H%M", time.localtime(changed))
+    number, target = 1, folder.with_name(f"until_{date}_{folder.name}")
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"until_{date}_{number}_{folder.name}")
+    folder.rename(target)
+    sync(folder.parent)
+    return target
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """As :func:`whole`, for the writers of torch and Blosc, which call a full disk a RuntimeError.
+
+    Raises:
+        ClisError: it could not be written.
+    """
+    try:
+        with whole(path) as temporary:
+            yield temporary
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:100]
+        raise ClisError(
+            f"{path}: could not be written whole ({words}; {free_space(path)}); make room and run the same command "
+            "again"
+        ) from error
 
 
 def origin_of(*parts: Any) -> str:
@@ -140,7 +213,7 @@ def write_training_case(
     _link(source / f"{case}.b2nd", target / f"{case}.b2nd")
 
     blocks, chunks = comp_blosc2_params(seg.shape, tuple(patch), seg.itemsize)
-    with whole(target / f"{case}_seg.b2nd") as temporary:
+    with written_whole(target / f"{case}_seg.b2nd") as temporary:
         stem = str(temporary).removesuffix(".b2nd")  # nnU-Net adds the ending
         nnUNetDatasetBlosc2.save_seg(np.ascontiguousarray(seg), stem, chunks_seg=chunks, blocks_seg=blocks)
 

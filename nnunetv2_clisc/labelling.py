@@ -185,13 +185,25 @@ def _part_of_stage(stage: str | None, num_parts: int | None, part_id: int | None
 def usable_device(device: str | None) -> str:
     """The device asked for, or CUDA where there is one.
 
+    Args:
+        device: `cpu`, `cuda`, `cuda:N` or `mps`; None = CUDA where there is one, else the CPU.
+
     Raises:
-        ClisError: CUDA asked for and not there.
+        ClisError: not a device, or not there.
     """
     import torch
 
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ClisError(f"-device {device}: torch sees no CUDA device; use -device cpu")
-    return device
+        return "cuda" if count else "cpu"
+    has_mps = torch.backends.mps.is_available()
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count)), *(["mps"] if has_mps else [])]
+    if device in there:
+        return device
+    if device.partition(":")[0] in ("cpu", "cuda", "mps"):
+        what = "torch sees no such device here"
+        if device.startswith("cuda") and not count:
+            what = "torch sees no CUDA device here"
+    else:
+        what = "not a device; it is cpu, cuda, cuda:N or mps"
+    raise ClisError(f"-device {device}: {what}; use -device {' or '.join(there)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from dataset_conversion.errors import explain, free_space
+from dataset_conversion.files import PARTIAL, sync
 from nnunetv2_clisc.errors import ClisError
 
 MULTIPLE = 16  # four halvings
@@ -110,6 +113,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ClisError(f"{path}: no such checkpoint; train first") from error
+    except OSError as error:
+        raise ClisError(explain(error, path)) from error
     except Exception as error:  # truncated zip, foreign file, pickled code: torch has an exception for each
         raise ClisError(f"{path}: not a complete checkpoint of a CLISC trainer; delete it and train again") from error
     if not isinstance(checkpoint, dict) or not {"network_weights", "trainer_name", "init_args"} <= checkpoint.keys():
@@ -144,11 +149,26 @@ def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
         raise ClisError(f"{out}: exists already; name a new folder")
     checkpoint = read_checkpoint(fold_folder / "checkpoint_final.pth")
     checkpoint["trainer_name"] = "nnUNetTrainer"
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")
+    for leftover in out.parent.glob(f"{PARTIAL}*-{out.name}"):  # of an export that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = out.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{out.name}")
     target = temporary / fold_folder.name / "checkpoint_final.pth"
-    target.parent.mkdir(parents=True)
-    torch.save(checkpoint, target)
-    for name in ("plans.json", "dataset.json"):
-        shutil.copyfile(fold_folder.parent / name, temporary / name)
-    os.replace(temporary, out)
+    try:
+        target.parent.mkdir(parents=True)
+        torch.save(checkpoint, target)
+        for name in ("plans.json", "dataset.json"):
+            shutil.copyfile(fold_folder.parent / name, temporary / name)
+        for path in (target, target.parent, *temporary.iterdir(), temporary):
+            sync(path)
+        os.replace(temporary, out)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        words = " ".join(str(error).split())[:100]  # torch calls a full disk a RuntimeError
+        raise ClisError(
+            f"{out}: could not be written whole ({words}; {free_space(out)}); make room and run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(out.parent)
     return out / fold_folder.name / "checkpoint_final.pth"

@@ -5,11 +5,12 @@ Which stage a fold is in lives on disk, so the same command continues where it w
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nnunetv2.paths import nnUNet_raw
@@ -18,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 
 from nnunetv2_clisc.errors import ClisError, one_line_errors
-from nnunetv2_clisc.fold import FoldFolder, State, newest_checkpoint, origin_of
+from nnunetv2_clisc.fold import FoldFolder, State, newest_checkpoint, origin_of, written_whole
 from nnunetv2_clisc.parts import Part
 from nnunetv2_clisc.plans import plain_values, read_checkpoint
 from nnunetv2_clisc.relabel import Relabelling, prompted_sam
@@ -35,6 +36,9 @@ PSEUDO_NOTE = (
 )
 # set to 1, training ends after round 1, so that `nnUNetv2_clisc relabel` can share S3F among processes
 STOP_VARIABLE = "CLISC_STOP_AFTER_ROUND_1"
+# set to 1, a finished fold of the same data is left as it is, and one of other data is moved aside and trained anew,
+# with and without `--c`; for chains of jobs, where nobody is there to decide
+ANEW_VARIABLE = "CLISC_ANEW_IF_CHANGED"
 
 
 class SelfTraining(nnUNetTrainer):
@@ -79,11 +83,11 @@ class SelfTraining(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Train all rounds, from wherever an earlier call for this fold was stopped."""
-        with one_line_errors():
+        with one_line_errors(self._fold_path or ""):
             state = self._enter()
             try:
                 while not state.finished:
-                    if os.environ.get(STOP_VARIABLE, "0") != "0" and state.stage != "round_1":
+                    if _is_set(STOP_VARIABLE) and state.stage != "round_1":
                         self.print_to_log_file(f"CLISC: ends here, before {state.stage}, as {STOP_VARIABLE} says")
                         raise SystemExit(0)  # returning would make nnU-Net validate an unfinished fold
                     state = self._advance(state)
@@ -138,17 +142,57 @@ class SelfTraining(nnUNetTrainer):
             return
         self.logger.local_logger.my_fantastic_logging = plain_values(self.logger.get_checkpoint())
         self._best_ema = plain_values(self._best_ema)
-        temporary = f"{filename}.{os.getpid()}.tmp"
-        super().save_checkpoint(temporary)
-        os.replace(temporary, filename)
+        with written_whole(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))
 
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Load a checkpoint of this trainer, once it is known to hold nothing but tensors and plain values."""
+    def load_checkpoint(
+        self,
+        checkpoint: str | dict[str, Any] | None = None,
+        *,
+        filename_or_checkpoint: str | dict[str, Any] | None = None,
+    ) -> None:
+        """Load a checkpoint of this trainer, once it is known to hold nothing but tensors and plain values.
+
+        Args:
+            checkpoint: a file, or what was read from one.
+            filename_or_checkpoint: the same under the name that nnU-Net gives it up to 2.8.
+        """
+        source = filename_or_checkpoint if checkpoint is None else checkpoint
+        if source is None:
+            raise TypeError("load_checkpoint: needs a file or its content")
         with one_line_errors():
-            found = read_checkpoint(filename_or_checkpoint)["trainer_name"]
-            if found != self.__class__.__name__:
-                raise ClisError(f"{filename_or_checkpoint}: a checkpoint of {found}; use -tr {found}")
-        super().load_checkpoint(filename_or_checkpoint)
+            content = source if isinstance(source, dict) else read_checkpoint(source)
+            place = "checkpoint" if isinstance(source, dict) else str(source)
+            if (found := content["trainer_name"]) != self.__class__.__name__:
+                raise ClisError(f"{place}: a checkpoint of {found}; use -tr {found}")
+            try:
+                self._restore(content)
+            except RuntimeError as error:  # torch's words for another network
+                if self.continued and _is_set(ANEW_VARIABLE):
+                    return  # the plans changed, so the fold will be trained anew
+                raise ClisError(
+                    f"{place}: its network is not the one that plans and trainer describe now; run nnUNetv2_train "
+                    "without --c to train anew, or restore the plans it was trained with"
+                ) from error
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Have nnU-Net take over the content that was checked, never what the file holds a moment later."""
+        if "filename_or_checkpoint" not in inspect.signature(super().load_checkpoint).parameters:
+            super().load_checkpoint(content)
+            return
+        # nnU-Net up to 2.8 fails on a dict (https://github.com/MIC-DKFZ/nnUNet/pull/3047), and would open the file
+        # a second time, then with code in it
+        if not self.was_initialized:
+            self.initialize()
+        self._plain_network().load_state_dict(content["network_weights"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self.logger.load_checkpoint(content["logging"])
+        self.my_init_kwargs = content["init_args"]
+        self.current_epoch, self._best_ema = content["current_epoch"], content["_best_ema"]
+        if "inference_allowed_mirroring_axes" in content:
+            self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
 
     # ---- the rounds
 
@@ -156,17 +200,24 @@ class SelfTraining(nnUNetTrainer):
         """Decide on rank 0 whether to begin, resume or leave a finished fold alone; all ranks read the decision."""
         check_before_training(self)
         if self.local_rank == 0:
+            self.folder.remove_partial()
             origin = self.origin()
             state = self.folder.read_state()
-            if state is None or not self._resumable(state, origin):
-                self.folder.clear()
+            if not self._resumable(state, origin):
+                self._make_room()
                 self.folder.write_state(State("round_1", origin))
-            elif not state.finished:
+            elif state is not None and not state.finished:
                 self.print_to_log_file(f"CLISC: resuming this fold in stage {state.stage}")
         state = self._state()
-        if state.finished and not self.was_initialized:
+        if state.finished:  # whatever nnU-Net has loaded before: what is validated next is this
             self.load_checkpoint(str(self.folder.final(self.rounds)))
         return state
+
+    def _make_room(self) -> None:
+        """Move an earlier training of this fold aside, all but what this run has begun to write."""
+        aside = self.folder.make_room(keep=(Path(self.log_file).name, "wandb"))
+        if aside is not None:
+            self.print_to_log_file(f"CLISC: this fold held an earlier training; it is now in {aside}")
 
     def origin(self) -> str:
         """A digest of what this training depends on; a fold begun with another one is not continued."""
@@ -174,18 +225,28 @@ class SelfTraining(nnUNetTrainer):
             self.plans_manager.plans, self.dataset_json, self.do_split(), self.num_epochs, self.rounds, self.use_s3f
         )
 
-    def _resumable(self, state: State, origin: str) -> bool:
-        """Whether to go on from `state`: always when unfinished, only with `--c` when finished."""
-        if state.finished:
-            return self.continued and self.folder.final(self.rounds).is_file()
-        if state.origin != origin:
-            if self.continued:
-                raise ClisError(
-                    f"{self.folder.path}: cannot continue, the plans, the dataset or the split changed since this fold "
-                    "was begun; run the same command without --c to begin anew"
-                )
-            self.print_to_log_file("CLISC: plans, dataset or split changed since the last run; beginning anew")
+    def _resumable(self, state: State | None, origin: str) -> bool:
+        """Whether to go on from `state`: always when unfinished, only with `--c` when finished.
+
+        Raises:
+            ClisError: `--c` on a fold that cannot be continued.
+        """
+        place = self.folder.path
+        anew = "run the same command without --c to train anew; what is in the fold is then moved aside, not deleted"
+        if state is None:
+            if self.continued and self.folder.final(self.rounds).is_file():
+                raise ClisError(f"{place}: holds a model without clisc_state.json, which cannot be continued; {anew}")
             return False
+        if state.origin != origin:
+            if self.continued and not _is_set(ANEW_VARIABLE):
+                raise ClisError(
+                    f"{place}: cannot continue, the plans, the dataset, its labels or the split changed since this "
+                    f"fold was begun; {anew}"
+                )
+            self.print_to_log_file("CLISC: plans, dataset, labels or split changed since the last run; beginning anew")
+            return False
+        if state.finished:
+            return (self.continued or _is_set(ANEW_VARIABLE)) and self.folder.final(self.rounds).is_file()
         return state.stage == "round_1" or self.folder.final(1).is_file()
 
     def _advance(self, state: State) -> State:
@@ -210,7 +271,8 @@ class SelfTraining(nnUNetTrainer):
         self.num_iterations_per_epoch = max(self.min_iterations, -(-len(cases) // batch))  # one pass over the cases
         self.num_val_iterations_per_epoch = -(-len(val) // batch)
         checkpoint = newest_checkpoint(folder)
-        if number > 1 or checkpoint is not None or not self.was_initialized:  # else: begins with -pretrained_weights
+        # else: begins with -pretrained_weights, which nnU-Net has loaded; with --c it has loaded other weights, if any
+        if number > 1 or checkpoint is not None or self.continued or not self.was_initialized:
             self._fresh_network(number)
         if number > 1 and checkpoint is None and self.warm_start:
             self._take_over_weights(self.folder.final(number - 1))
@@ -235,8 +297,12 @@ class SelfTraining(nnUNetTrainer):
 
     def _take_over_weights(self, path: Path) -> None:
         """Begin with the weights of an earlier round; optimiser, schedule and curves stay new."""
+        self._plain_network().load_state_dict(read_checkpoint(path)["network_weights"])
+
+    def _plain_network(self) -> torch.nn.Module:
+        """The network without what DDP and torch.compile put around it."""
         network = self.network.module if self.is_ddp else self.network
-        getattr(network, "_orig_mod", network).load_state_dict(read_checkpoint(path)["network_weights"])
+        return cast(torch.nn.Module, getattr(network, "_orig_mod", network))
 
     def _relabel(self) -> None:
         self.print_to_log_file("CLISC: predicting the training cases" + (" and prompting SAM" if self.use_s3f else ""))
@@ -308,3 +374,8 @@ class SelfTraining(nnUNetTrainer):
         if state is None:
             raise ClisError(f"{self.folder.path}: the state file was removed while training; train again")
         return state
+
+
+def _is_set(variable: str) -> bool:
+    """Whether an environment variable switches something on."""
+    return os.environ.get(variable, "0") not in ("", "0")

@@ -138,8 +138,22 @@ def write_results(folder: Path, decisions: Sequence[Decision], summary: Mapping[
 
 
 def kept_cases(folder: Path) -> list[str]:
-    """The training list of round 2, as written by :func:`write_results`."""
-    return list(json.loads((folder / "summary.json").read_text())["kept"])
+    """The training list of round 2, as written by :func:`write_results`.
+
+    Raises:
+        ClisError: it is missing or damaged.
+    """
+    path = folder / "summary.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))["kept"]
+        if not kept or not all(isinstance(case, str) for case in kept):
+            raise ValueError("no list of cases")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClisError(
+            f'{path}: does not say which cases S3F keeps; put "s3f" for "round_2" in '
+            f"{folder.parent / 'clisc_state.json'} and run the same command: it is made anew from s3f/cases"
+        ) from error
+    return list(kept)
 
 
 def save_agreement(folder: Path, agreement: Agreement) -> None:
@@ -148,9 +162,16 @@ def save_agreement(folder: Path, agreement: Agreement) -> None:
 
 
 def load_agreement(folder: Path, case: str) -> Agreement | None:
-    """What was found for a case, None when it is not finished."""
-    path = folder / f"{case}.json"
-    return Agreement(**json.loads(path.read_text())) if path.is_file() else None
+    """What was found for a case; None when it is not finished, or its record is damaged or of something else."""
+    try:
+        found = Agreement(**json.loads((folder / f"{case}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    counts = (found.predicted_voxels, *(() if found.sam_voxels is None else (found.sam_voxels,)))
+    sound = found.case == case and all(type(count) is int and count >= 0 for count in counts)
+    if found.similarity is not None:
+        sound = sound and type(found.similarity) in (int, float) and 0 <= found.similarity <= 1
+    return found if sound else None
 
 
 def draw_case(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nnunetv2.paths import nnUNet_raw
 
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.stale_labels import check_current, preprocess_command
 from pseudo_labeling.weights import locate
 from pseudo_labeling.workspace import Workspace
 
@@ -29,14 +30,29 @@ def check_before_training(trainer: SelfTraining) -> None:
     if not train or not val:
         raise ClisError(f"{where}: needs at least one training and one validation case")
     for case in (*train, *val):
-        if not Path(trainer.preprocessed_dataset_folder, f"{case}.b2nd").is_file():
-            raise ClisError(f"{where}: case '{case}' is not preprocessed; run nnUNetv2_plan_and_preprocess")
+        _check_preprocessed(trainer, case, where)
     _check_complete(trainer)
     if trainer.rounds == 2:
         _check_labels(trainer)
         for case in train if trainer.use_s3f else ():
             if not (path := trainer.raw_scan(case)).is_file():
                 raise ClisError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
+    if trainer.local_rank == 0:
+        check_current(trainer)
+
+
+def _check_preprocessed(trainer: SelfTraining, case: str, where: str) -> None:
+    folder = Path(trainer.preprocessed_dataset_folder)
+    if all((folder / f"{case}{ending}").is_file() for ending in (".b2nd", "_seg.b2nd", ".pkl")):
+        return
+    name = trainer.plans_manager.dataset_name
+    if nnUNet_raw.is_set() and (raw := Path(nnUNet_raw, name)).is_dir():
+        scan = raw / "imagesTr" / f"{case}_0000{trainer.dataset_json['file_ending']}"
+        if not scan.exists():  # preprocessing again would not help
+            splits = [folder.parent / "splits_final.json", raw / "splits_final.json"]
+            files = " and ".join(str(path) for path in splits if path.exists() and f'"{case}"' in path.read_text())
+            raise ClisError(f"{where}: case '{case}' has no scan {scan}; take it out of {files}, or put the scan back")
+    raise ClisError(f"{where}: case '{case}' is not preprocessed, or not whole; run {preprocess_command(trainer)}")
 
 
 def _check_complete(trainer: SelfTraining) -> None:

@@ -14,6 +14,7 @@ from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
 from pseudo_labeling.mask_pass import STAGE, MaskPass
 from pseudo_labeling.slice_labels import SliceLabels
+from pseudo_labeling.workspace import key_of
 
 PACKAGES = (
     "nnunetv2-clisc",
@@ -102,6 +103,10 @@ def _write_dataset_json(
             "classifier": dataclasses.asdict(weights.identify("resnet50", run.specs.classifier)),
         },
         "classifier": {"initial_weights": classifier["origin"], "best_epoch": classifier["best_epoch"]},
+        "digests": {  # a trainer sees by them whether it is given these labels and scans
+            "labels": key_of({case: sha256_of(run.files.label(case)) for case in run.cases}),
+            "scans": key_of(run.images),
+        },
         "image_labels": None if given is None else sha256_of(given),
         "by_hand": by_hand,
         "device": device,

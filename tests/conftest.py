@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +83,18 @@ def convert(run: Run, scans: Path, *more: object) -> Path:
     """Dataset 501 of the scans; returns its raw folder."""
     run("convert", "folder", "--images", scans / "images", "--split", scans / "split.json", "-d", 501, "-n", "P", *more)
     return Path(os.environ["nnUNet_raw"]) / "Dataset501_P"
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """No file can grow beyond so many bytes: what a writer meets on a disk that is full."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

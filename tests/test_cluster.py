@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunetv2_clisc.cli import _parser
 from nnunetv2_clisc.cluster import Command, Resources, Training, chain, submit
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.labelling import usable_device
 from nnunetv2_clisc.labelling_options import LabellingOptions
 from tests.conftest import Run
 
@@ -31,13 +33,16 @@ def test_chain_goes_from_slice_labels_to_training_with_parts_where_cases_can_be_
     assert steps[2].commands[1][-4:] == ["-num_parts", "3", "-part_id", "1"]
     assert steps[4].commands[0][-2:] == ["-np", "2"]
     assert steps[5].commands[0][:4] == ["nnUNetv2_train", "501", "3d_fullres", "0"]
-    assert steps[5].commands[0][-2:] == ["-num_gpus", "2"]
+    assert steps[5].commands[0][-3:] == ["-num_gpus", "2", "--c"]
+    pretrained = chain(OPTIONS, 1, Training(train_arguments=("-pretrained_weights", "a.pth")))[-1]
+    assert "--c" not in pretrained.commands[0]  # nnU-Net refuses both together
+    assert pretrained.environment == {"CLISC_ANEW_IF_CHANGED": "1"}
 
 
 def test_s3f_in_parts_stands_between_two_trainings() -> None:
     steps = chain(OPTIONS, 1, Training(relabel_parts=2))
     assert [step.name for step in steps[-3:]] == ["round_1", "relabel", "train"]
-    assert steps[-3].environment == {"CLISC_STOP_AFTER_ROUND_1": "1"}
+    assert steps[-3].environment == {"CLISC_STOP_AFTER_ROUND_1": "1", "CLISC_ANEW_IF_CHANGED": "1"}
     assert steps[-3].commands == steps[-1].commands
     assert len(steps[-2].commands) == 2
 
@@ -96,3 +101,20 @@ def test_without_submitit_or_slurm_the_user_is_told(clisc: Run, nnunet: Path, mo
     monkeypatch.setenv("PATH", str(nnunet))
     with pytest.raises(ClisError, match="sbatch and srun are not on PATH"):
         submit(OPTIONS, 2, Training(), Resources())
+
+
+@pytest.mark.parametrize("device", ["gpu", "0", "", "cuda:99", "cuda:-1", "cuda:a", "cpu:3", "meta", "mps:1"])
+def test_device_that_is_none_or_not_there_is_named(device: str) -> None:
+    with pytest.raises(ClisError, match=rf"-device {device}: .*; use -device cpu"):
+        usable_device(device)
+
+
+def test_devices_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usable_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [usable_device(device) for device in (None, "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(ClisError, match="-device mps: torch sees no such device here; use -device cpu or cuda"):
+        usable_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert usable_device("mps") == "mps"

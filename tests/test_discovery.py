@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_clisc import doctor
+
 PROJECT = Path(__file__).parents[1]
 LOOK_UP = """
 import os, pickle, sys
@@ -139,3 +141,25 @@ def test_shim_folder_holds_one_module_that_only_imports() -> None:
     assert [path.name for path in folder.glob("*.py")] == ["clisc_trainers.py"]
     text = (folder / "clisc_trainers.py").read_text()
     assert "class " not in text
+
+
+def test_doctor_takes_no_foreign_class_for_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = PROJECT / "nnunetv2_clisc" / "ext_trainer"
+    monkeypatch.setenv("nnUNet_extTrainer", str(ours))
+    assert doctor._trainer().ok
+    (tmp_path / "theirs.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class CLISCTrainer(nnUNetTrainer):\n    def initialize(self): pass\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}{os.pathsep}{ours}")
+    check = doctor._trainer()
+    assert not check.ok
+    assert f"another CLISCTrainer in {tmp_path / 'theirs.py'}" in check.detail
+    assert f"put {ours} first" in check.detail
+
+
+def test_doctor_names_the_folder_where_pth_files_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    check = doctor._trainer()
+    assert not check.ok
+    assert check.detail.endswith(f"export nnUNet_extTrainer={PROJECT / 'nnunetv2_clisc' / 'ext_trainer'}")

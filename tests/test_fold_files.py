@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from dataset_conversion.errors import ConversionError
+from nnunetv2_clisc.errors import one_line_errors
 from nnunetv2_clisc.fold import outside_mask, write_training_case
+from nnunetv2_clisc.relabel import Relabelling
+from pseudo_labeling.settings import Settings
+from tests.conftest import full_disk
 from tests.tiny_nnunet import CASES, TinyDataset, lesion
 from tests.trained_fold import properties_of, seg_of
 
@@ -48,3 +55,35 @@ def test_outside_of_the_scan_is_found_as_preprocessing_finds_it(tiny: TinyDatase
     assert 0 < outside.sum() < outside.size
     np.testing.assert_array_equal(outside, old == -1)
     assert lesion(1)[1].sum() == (old == 1).sum()
+
+
+@pytest.mark.parametrize("free", [30, 120])
+def test_full_disk_while_a_training_case_is_written(tiny: TinyDataset, tmp_path: Path, free: int) -> None:
+    """Blosc's file, and nnU-Net's pickle: an error that names file and cure, and the next try is whole."""
+    source = tiny.preprocessed / "nnUNetPlans_3d_fullres"
+    seg = np.zeros(seg_of(source, CASES[0]).shape, dtype=np.int16)
+    arguments = (source, tmp_path / "cases", CASES[0], seg, [1], (16, 32, 32))
+    again = rf"error: .*{CASES[0]}\S*: .*run the same command again"
+    with pytest.raises(SystemExit, match=again), one_line_errors(), full_disk(free):
+        write_training_case(*arguments)
+    assert not list(tmp_path.rglob(".*"))
+    write_training_case(*arguments)
+    np.testing.assert_array_equal(nnUNetDatasetBlosc2(str(tmp_path / "cases")).load_case(CASES[0])[1][:], seg)
+
+
+def test_full_disk_while_a_prediction_is_written(tiny: TinyDataset, tmp_path: Path) -> None:
+    """ITK says nothing; the cut mask must not get the name of a whole one."""
+    trainer = tiny.trainer()
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(False)
+    relabelling = Relabelling(trainer, trainer.folder, Settings(), None)
+    logits, properties = relabelling._predict(CASES[0])
+    path = tmp_path / "predictions" / f"{CASES[0]}.nii.gz"
+    with (
+        full_disk(100),
+        pytest.raises(ConversionError, match=r"case_0\.nii\.gz: could not be written whole .*make room"),
+    ):
+        relabelling._write_prediction(path, logits, properties)
+    assert not list(path.parent.iterdir())
+    relabelling._write_prediction(path, logits, properties)
+    assert sitk.ReadImage(str(path)).GetSize() == (44, 40, 18)

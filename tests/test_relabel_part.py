@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_clisc.cluster import Command, Training, chain
 from nnunetv2_clisc.fold import FoldFolder
+from nnunetv2_clisc.labelling_options import LabellingOptions
 from nnunetv2_clisc.parts import Part
 from nnunetv2_clisc.s3f import load_agreement
 from tests.conftest import Run, program
@@ -62,6 +64,19 @@ def test_parts_between_the_rounds_equal_one_training(
     assert {path: path.stat().st_mtime_ns for path in fold.finished_cases.iterdir()} == finished
     assert (digest(fold.s3f), digest(fold.training_files)) == expected
     assert "nothing to do" in clisc(*relabel(0)).stdout
+
+
+def test_job_queued_again_while_its_model_was_validated_validates_it(
+    fold: FoldFolder, tiny: TinyDataset, found_by_nnunet: None
+) -> None:
+    """What `submit` queues again after a time limit, or is submitted a second time, keeps the finished model."""
+    steps = chain(LabellingOptions(611, device="cpu"), 1, Training("QuickTrainer"))
+    before = {number: fold.final(number).read_bytes() for number in (1, 2)}
+    assert not (fold.path / "validation").exists()
+    Command(steps[-1].commands[0], steps[-1].environment)()
+    assert {number: fold.final(number).read_bytes() for number in (1, 2)} == before
+    assert (fold.path / "validation" / "summary.json").is_file()
+    assert [path.name for path in fold.path.parent.glob("*fold_0")] == ["fold_0"]
 
 
 def test_relabelling_before_round_1_is_finished_is_refused(

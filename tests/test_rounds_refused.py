@@ -48,7 +48,10 @@ def test_missing_scan_or_raw_folder_is_found_before_training(
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"train": ["stranger"], "val": VAL}, "case 'stranger' is not preprocessed"),
+        (
+            {"train": ["stranger"], "val": VAL},
+            r"case 'stranger' has no scan .*take it out of \S*/preprocessed/\S*splits_final.json, or put",
+        ),
         ({"train": [], "val": VAL}, "at least one training and one validation case"),
         ({"train": TRAIN, "val": []}, "at least one training and one validation case"),
     ],
@@ -60,6 +63,16 @@ def test_bad_split_is_refused(
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     (tmp_path / "preprocessed" / NAME / "splits_final.json").write_text(json.dumps([split]))
     with pytest.raises(SystemExit, match=message):
+        tiny.trainer().run_training()
+
+
+def test_case_that_was_not_preprocessed_whole_is_named(
+    tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny.root / "preprocessed", tmp_path / "preprocessed")
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    (tmp_path / "preprocessed" / NAME / "nnUNetPlans_3d_fullres" / f"{CASES[1]}_seg.b2nd").unlink()
+    with pytest.raises(SystemExit, match=rf"{CASES[1]}.*run nnUNetv2_plan_and_preprocess -d 611 -c 3d_fullres"):
         tiny.trainer().run_training()
 
 

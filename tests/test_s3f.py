@@ -172,3 +172,33 @@ def test_dropped_case_gets_a_picture(tmp_path: Path) -> None:
     draw_case(tmp_path / "c.png", decision, *paths, WindowSettings(), PromptSettings())
     with Image.open(tmp_path / "c.png") as picture:
         assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"case": "c00", "predic',
+        "[1]",
+        '{"case": "c00"}',
+        '{"case": "c00", "predicted_voxels": 1, "more": 2}',
+        '{"case": "c01", "predicted_voxels": 1}',
+        '{"case": "c00", "predicted_voxels": "1"}',
+        '{"case": "c00", "predicted_voxels": 1, "sam_voxels": 2, "similarity": NaN}',
+    ],
+)
+def test_damaged_or_foreign_record_is_a_case_not_done(tmp_path: Path, content: str) -> None:
+    save_agreement(tmp_path, Agreement("c00", 5, 4, 0.5))
+    assert load_agreement(tmp_path, "c00") == Agreement("c00", 5, 4, 0.5)
+    (tmp_path / "c00.json").write_text(content)
+    assert load_agreement(tmp_path, "c00") is None
+    (tmp_path / "c00.json").write_bytes(b"\xff\xfe")
+    assert load_agreement(tmp_path, "c00") is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"kept": []}', '{"kept": 3}', '{"kept": [1]}', None])
+def test_damaged_list_of_kept_cases_is_named_with_the_cure(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ClisError, match=r"summary\.json: does not say which cases S3F keeps; .*clisc_state\.json"):
+        kept_cases(tmp_path)

@@ -31,7 +31,7 @@ from nnunetv2_clisc.plans import (
     read_checkpoint,
 )
 from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_noSelfTraining, CLISCTrainer_small
-from tests.conftest import program
+from tests.conftest import full_disk, program
 from tests.tiny_nnunet import CASES, NAME, QuickTrainer, TinyDataset, lesion
 
 VARIANTS = [name for name in dir(trainers) if name.startswith("CLISCTrainer")]
@@ -177,6 +177,91 @@ def test_bad_checkpoint_is_refused_in_one_line(tiny: TinyDataset, tmp_path: Path
     assert not ran.exists()
 
 
+def test_checkpoint_is_opened_once_and_never_with_code_in_it(
+    tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is replaced by one with code right after it was checked."""
+    trainer = tiny.trainer()
+    trainer.initialize()
+    path, ran = tmp_path / "checkpoint.pth", tmp_path / "ran"
+    trainer.save_checkpoint(str(path))
+    load = torch.load
+
+    def load_then_swap(*arguments: Any, **more: Any) -> Any:
+        content = load(*arguments, **more)
+        torch.save({"network_weights": _Evil(str(ran)), "trainer_name": "QuickTrainer", "init_args": {}}, path)
+        return content
+
+    monkeypatch.setattr(torch, "load", load_then_swap)
+    again = tiny.trainer()
+    again.load_checkpoint(str(path))
+    assert not ran.exists()
+    for name, tensor in trainer.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("keyword", ["checkpoint", "filename_or_checkpoint", None])
+@pytest.mark.parametrize("renamed", [True, False])
+def test_loads_under_either_name_of_nnunets_parameter(
+    tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyword: str | None, renamed: bool
+) -> None:
+    """nnU-Net's main branch calls the parameter `checkpoint` and takes content too (its pull request 3047)."""
+    given: list[Any] = []
+
+    def of_the_main_branch(self: nnUNetTrainer, checkpoint: dict[str, Any] | str) -> None:
+        given.append(checkpoint)
+        if not self.was_initialized:
+            self.initialize()
+        assert isinstance(checkpoint, dict)
+        self.network.load_state_dict(checkpoint["network_weights"])
+
+    trainer = tiny.trainer()
+    trainer.initialize()
+    path = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(path))
+    if renamed:
+        monkeypatch.setattr(nnUNetTrainer, "load_checkpoint", of_the_main_branch)
+    for source in (str(path), read_checkpoint(path)):
+        again = tiny.trainer()
+        if keyword is None:
+            again.load_checkpoint(source)
+        else:
+            again.load_checkpoint(**{keyword: source})
+        assert all(torch.equal(again.network.state_dict()[n], t) for n, t in trainer.network.state_dict().items())
+    assert len(given) == (2 if renamed else 0)
+
+
+def test_checkpoint_of_another_network_is_said_in_one_line(tiny: TinyDataset, tmp_path: Path) -> None:
+    trainer = tiny.trainer()
+    trainer.initialize()
+    path = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(path))
+    content = torch.load(path, weights_only=True)
+    name, tensor = next((n, t) for n, t in content["network_weights"].items() if t.ndim == 5)
+    content["network_weights"][name] = torch.cat([tensor, tensor])
+    torch.save(content, path)
+    with pytest.raises(SystemExit, match=r"error: .*checkpoint\.pth: its network is not the one.*without --c"):
+        tiny.trainer().load_checkpoint(str(path))
+
+
+def test_full_disk_while_a_checkpoint_is_written(tiny: TinyDataset, tmp_path: Path) -> None:
+    """One line with the cure, the checkpoint before it stays, and nothing half-written does."""
+    trainer = tiny.trainer()
+    trainer.initialize()
+    path = tmp_path / "out" / "checkpoint_latest.pth"
+    path.parent.mkdir()
+    trainer.save_checkpoint(str(path))
+    before = path.read_bytes()
+    with (
+        full_disk(10_000),
+        pytest.raises(ClisError, match=r"latest\.pth: could not be written whole .*make room and run"),
+    ):
+        trainer.save_checkpoint(str(path))
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint_latest.pth"]
+    assert path.read_bytes() == before
+    trainer.save_checkpoint(str(path))
+
+
 class _Evil:
     def __init__(self, target: str) -> None:
         self.target = target
@@ -248,3 +333,20 @@ def test_export_needs_a_trained_fold_and_a_new_folder(tmp_path: Path) -> None:
         export_stock(tmp_path, tmp_path / "new")
     with pytest.raises(ClisError, match="exists already"):
         export_stock(tmp_path, tmp_path)
+
+
+def test_export_is_there_whole_or_not_at_all(tiny: TinyDataset, tmp_path: Path) -> None:
+    trainer = tiny.trainer()
+    trainer.initialize()
+    model = tmp_path / "model"
+    (model / "fold_0").mkdir(parents=True)
+    trainer.save_checkpoint(str(model / "fold_0" / "checkpoint_final.pth"))
+    for name in ("plans.json", "dataset.json"):
+        (model / name).write_text("{}")
+    out = tmp_path / "out"
+    with full_disk(10_000), pytest.raises(ClisError, match=r"stock: could not be written whole .*make room"):
+        export_stock(model / "fold_0", out / "stock")
+    assert not [path for path in out.rglob("*") if path.is_file()]
+    (out / ".partial-0a1b-stock" / "fold_0").mkdir(parents=True)  # of an export that was killed
+    export_stock(model / "fold_0", out / "stock")
+    assert [path.name for path in out.iterdir()] == ["stock"]

@@ -22,6 +22,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2_clisc.plans import NetworkSettings
 from nnunetv2_clisc.s3f import Segment
 from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_small
+from pseudo_labeling.workspace import key_of
 
 NAME = "Dataset611_Tiny"
 CASES = [f"case_{number}" for number in range(6)]
@@ -90,7 +91,10 @@ class TinyDataset:
     ) -> CLISCTrainer:
         """A trainer as `nnUNetv2_train` makes it; `changes` go into dataset.json, None removes an entry."""
         plans = json.loads((self.preprocessed / "nnUNetPlans.json").read_text())
-        dataset = json.loads((self.preprocessed / "dataset.json").read_text()) | changes
+        dataset = json.loads((self.preprocessed / "dataset.json").read_text())
+        if changes.get("clisc"):  # other settings, the same labels
+            changes["clisc"] = {"digests": dataset["clisc"]["digests"]} | changes["clisc"]
+        dataset |= changes
         dataset = {key: value for key, value in dataset.items() if value is not None}
         plans["continue_training"] = continued
         return kind(plans, "3d_fullres", fold, dataset, torch.device("cpu"))
@@ -120,7 +124,21 @@ def make_raw(raw: Path) -> None:
         "clisc": CLISC_ENTRY,
     }
     (raw / "dataset.json").write_text(json.dumps(content))
+    finish(raw)
     (raw / "splits_final.json").write_text(json.dumps([{"train": CASES[:5], "val": CASES[5:]}]))
+
+
+def finish(raw: Path) -> None:
+    """Record the digests of labels and scans, as `pseudo_label --stage finish` does."""
+
+    def digest_of(folder: str, ending: str) -> str:
+        files = sorted((raw / folder).glob(f"*{ending}"))
+        return key_of({p.name.removesuffix(ending): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
+
+    content = json.loads((raw / "dataset.json").read_text())
+    digests = {"labels": digest_of("labelsTr", ".nii.gz"), "scans": digest_of("imagesTr", "_0000.nii.gz")}
+    content["clisc"] = content["clisc"] | {"digests": digests}
+    (raw / "dataset.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="session")
