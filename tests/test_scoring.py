@@ -174,8 +174,9 @@ def test_output_that_cannot_be(folders: Path) -> None:
         with pytest.raises(ClisError, match=f"-o .*{named}"):
             compare(methods, folders / "gt", folders / out)
     assert (folders / "file").read_text() == "mine"
-    with pytest.raises(ClisError, match=r"nowhere/r\.json: cannot be written"):
-        evaluate(folders / "off", folders / "gt", json_file=folders / "nowhere" / "r.json")
+    for place, named in (("nowhere/r.json", "cannot be written, its folder is not there"), ("gt", "is a folder")):
+        with pytest.raises(ClisError, match=f"--json .*{place}: {named}"):
+            evaluate(folders / "off", folders / "gt", json_file=folders / place)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits")
@@ -195,7 +196,8 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "cannot be written (File too large)" in done.stdout
+    assert "-o cannot be written: " in done.stdout
+    assert f"{folders / 'out'}: File too large" in done.stdout
     assert tree(folders / "out") == before
 
 
