@@ -101,6 +101,13 @@ def turned_to(reference: sitk.Image, reference_path: Path, image: sitk.Image, pa
     return image
 
 
+def image_of(voxels: np.ndarray, like: sitk.Image) -> sitk.Image:
+    """A `(z, y, x)` bool mask as an image on the grid of another one."""
+    image = sitk.GetImageFromArray(voxels.astype(np.uint8))
+    image.CopyInformation(like)
+    return image
+
+
 def listed(labels: Iterable[int], between: str = ", ") -> str:
     """Labels in order, as a user would write them."""
     return between.join(map(str, sorted(labels)))

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from dataset_conversion.volumes import read_volume
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import evaluate_folders, mask_files
 from nnunetv2_clisc.labelling import raw_dataset
-from nnunetv2_clisc.masks import Foreground, read_mask, turned_to
+from nnunetv2_clisc.masks import Foreground, image_of, read_mask, turned_to
 from nnunetv2_clisc.metrics import MetricSettings
 from nnunetv2_clisc.statistics import MetricSummary
 from pseudo_labeling.slices import read_scan
@@ -48,7 +47,7 @@ def slice_label_scores(
         scan = read_scan(files.image(case))
         image = turned_to(read_volume(files.image(case)), files.image(case), read_volume(masks[case]), masks[case])
         mask = read_mask(image, masks[case], foreground).voxels
-        lesion = [bool(each.any()) for each in scan.stack_from_image(_like(image, mask))]
+        lesion = [bool(each.any()) for each in scan.stack_from_image(image_of(mask, image))]
         by_file_slice = {scan.file_slice(z): with_lesion for z, with_lesion in enumerate(lesion)}
         for z, predicted, p_tumour in found[case]:
             truth.append(by_file_slice[z])
@@ -57,13 +56,6 @@ def slice_label_scores(
     t, y = np.array(truth), np.array(label) == 1
     f1 = 2 * (t & y).sum() / max(t.sum() + y.sum(), 1)
     return float(f1), auc(np.array(probability), t), len(t)
-
-
-def _like(image: sitk.Image, voxels: np.ndarray) -> sitk.Image:
-    """Voxels on the grid of an image."""
-    made = sitk.GetImageFromArray(voxels.astype(np.uint8))
-    made.CopyInformation(image)
-    return made
 
 
 def auc(score: np.ndarray, truth: np.ndarray) -> float:

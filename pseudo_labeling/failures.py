@@ -6,9 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dataset_conversion.errors import UserError, explain
 from pseudo_labeling.errors import PseudoLabelError
 
 logger = logging.getLogger(__name__)
+
+NAMED = 20  # cases that the error at the end names; the log has all
 
 
 class CaseFailures:
@@ -22,9 +25,9 @@ class CaseFailures:
         """Keep whatever goes wrong inside for the end."""
         try:
             yield
-        except PseudoLabelError as error:
-            self.cases[case] = str(error)
-            logger.error("%s: failed, going on with the other cases: %s", case, error)
+        except (UserError, OSError) as error:  # nothing that a traceback would explain
+            self.cases[case] = explain(error) if isinstance(error, OSError) else str(error)
+            logger.error("%s: failed, going on with the other cases: %s", case, self.cases[case])
         except Exception as error:  # e.g. out of GPU memory on one large scan; the traceback goes to the log
             self.cases[case] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             logger.exception("%s: failed, going on with the other cases", case)
@@ -45,8 +48,10 @@ class CaseFailures:
             PseudoLabelError: names the cases and the first mistake.
         """
         if self.cases:
-            first = next(iter(self.cases.values()))
+            names, first = list(self.cases), next(iter(self.cases.values()))
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            others = ", the others are done" if len(names) < total else ""
             raise PseudoLabelError(
-                f"{stage}: {len(self.cases)} of {total} cases failed ({', '.join(self.cases)}), the others are done; "
+                f"{stage}: {len(names)} of {total} cases failed ({', '.join(names[:NAMED])}{more}){others}; "
                 f"mend and run again: {first}"
             )
