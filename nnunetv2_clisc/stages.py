@@ -37,8 +37,16 @@ def slice_label_scores(
         raise ClisError(f"{table}: not there; run `nnUNetv2_clisc pseudo_label` first")
     found: dict[str, list[tuple[int, int, float]]] = {}
     with open(table, newline="") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["case"], []).append((int(row["slice"]), int(row["label"]), float(row["probability"])))
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                values = int(row["slice"]), int(row["label"]), float(row["probability"])
+                found.setdefault(row["case"], []).append(values)
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise ClisError(
+                f"{table}: line {rows.line_num} is no row of case, slice, label and probability; run "
+                "`nnUNetv2_clisc pseudo_label` again"
+            ) from error
     truth, label, probability = [], [], []
     masks = mask_files(gt)
     for case in cases:
@@ -50,6 +58,8 @@ def slice_label_scores(
         lesion = [bool(each.any()) for each in scan.stack_from_image(image_of(mask, image))]
         by_file_slice = {scan.file_slice(z): with_lesion for z, with_lesion in enumerate(lesion)}
         for z, predicted, p_tumour in found[case]:
+            if z not in by_file_slice:
+                raise ClisError(f"{table}: has slice {z} of {case}, which has {len(lesion)}; run pseudo_label again")
             truth.append(by_file_slice[z])
             label.append(predicted)
             probability.append(p_tumour)

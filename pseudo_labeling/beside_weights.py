@@ -72,10 +72,9 @@ def stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any],
 
     A file that is damaged gives none: reading it will say so.
     """
-    names: set[tuple[str, str]] = set()
     with suppress(Exception):  # there are as many errors as ways to damage a pickle
-        names.update(_names(path))
-    return [_stand_in(module, name) for module, name in sorted(names) if _holds_data(module, name)]
+        return [_stand_in(module, name) for module, name in sorted(set(_names(path))) if _holds_data(module, name)]
+    return []
 
 
 def refusal(path: Path, code: str) -> PseudoLabelError:

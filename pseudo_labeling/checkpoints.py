@@ -32,6 +32,7 @@ WRAPPERS = (
     "weights",
     "checkpoint",
 )
+DEEPEST = 4  # a damaged file may hold itself
 # names under which a model lies in the one that was trained, and what data-parallel and compiled training put before it
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "sam.", "sam_model.", "clip.", "clip_model.")
 _INFIXES = re.compile(r"(?<=\.)(?:module|_orig_mod)\.")  # the same where a part of the model was wrapped
@@ -85,17 +86,18 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         whole = content if isinstance(content, StandIn) else _model_itself(content)
         if whole is not None:
             raise refusal(path, class_name(type(whole)))
-        held = f", but {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) and content else ""
+        keys = [" ".join(str(key).split())[:40] for key in content] if isinstance(content, dict) else []
+        held = f", but {', '.join(keys[:5])}" if keys else ""
         raise PseudoLabelError(f"{path}: holds no state dict (names with tensors){held}; save model.state_dict()")
     return _plain_names(tensors, path)
 
 
-def _weights(content: Any) -> dict[str, torch.Tensor]:
-    """The named tensors of a checkpoint, however deep they lie; empty where there are none."""
-    if not isinstance(content, dict):
+def _weights(content: Any, depth: int = 0) -> dict[str, torch.Tensor]:
+    """The named tensors of a checkpoint, in one wrapper or in several; empty where there are none."""
+    if not isinstance(content, dict) or depth > DEEPEST:
         return {}
     for wrapper in WRAPPERS:  # first, since there may be tensors beside them, e.g. the loss
-        if found := _weights(content.get(wrapper)):
+        if found := _weights(content.get(wrapper), depth + 1):
             return found
     return {name: each for name, each in content.items() if isinstance(name, str) and isinstance(each, torch.Tensor)}
 

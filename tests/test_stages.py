@@ -102,3 +102,19 @@ def test_masks_of_several_classes_in_another_axis_order(labelled: tuple[Path, Pa
     with pytest.raises(ClisError, match=r"a\.nii\.gz: has the values 1, 4, .* --foreground any"):
         stage_table(501, gt)
     assert stage_table(501, gt, foreground="any") == before
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("a,x,1,0.5,1", "line 18 is no row"),
+        ("a,2", "line 18 is no row"),
+        ("a,99,1,0.5,1", "has slice 99 of a, which has 8"),
+    ],
+)
+def test_a_damaged_table_of_slices_is_named(labelled: tuple[Path, Path], line: str, named: str) -> None:
+    dataset, gt = labelled
+    table = dataset / "clisc" / "slice_labels.csv"
+    table.write_text(table.read_text() + line + "\n")
+    with pytest.raises(ClisError, match=rf"slice_labels\.csv: {named}"):
+        slice_label_scores(Workspace(dataset), gt, ["a"])

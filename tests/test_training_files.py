@@ -254,6 +254,13 @@ def test_a_model_saved_whole_is_named(tmp_path: Path) -> None:
     assert "(torch.nn.modules.linear.Linear), which is never run; save model.state_dict()" in message
 
 
+def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"epoch\n1": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "toy.pth")
+    assert "holds no state dict (names with tensors), but epoch 1, model;" in refusal(tmp_path / "toy.pth")
+
+
 def test_two_models_in_one_file_are_not_mixed(tmp_path: Path) -> None:
     torch.save({"state_dict": named(SMALL, "model.") | named(SMALL, "sam.")}, tmp_path / "toy.pth")
     assert "several models (model., sam.); save the state dict of the one you want" in refusal(tmp_path / "toy.pth")
