@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nnunetv2_clisc.comparison import Comparison
+from nnunetv2_clisc.comparison_files import write_json
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.metrics import MetricSettings
 from nnunetv2_clisc.scoring import compare, evaluate, parse_methods
 from tests.conftest import Run
@@ -201,6 +205,18 @@ except ValueError as error:
     assert tree(folders / "out") == before
 
 
+def test_two_writers_of_one_file_do_not_disturb_each_other(folders: Path) -> None:
+    """Threads have one process id, as processes of two machines may have."""
+    comparison = Comparison([evaluate_folders(folders / "off", folders / "gt")])
+    target = folders / "numbers" / "r.json"
+    target.parent.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write_json, comparison, target) for _ in range(40)]:
+            done.result()
+    assert json.loads(target.read_text())["methods"]["off"]["dsc"]["n"] == 6
+    assert [path.name for path in target.parent.iterdir()] == ["r.json"]
+
+
 def test_folders_may_hold_an_equals_sign_and_names_no_line_break() -> None:
     assert parse_methods(["β 20 %=runs/beta=20"]) == {"β 20 %": Path("runs/beta=20")}
     with pytest.raises(ClisError, match="write NAME=DIR"):
@@ -210,6 +226,7 @@ def test_folders_may_hold_an_equals_sign_and_names_no_line_break() -> None:
 def test_compare_does_not_import_torch(folders: Path) -> None:
     code = f"""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from nnunetv2_clisc.scoring import compare, evaluate
 evaluate(Path({str(folders / "off")!r}), Path({str(folders / "gt")!r}))
