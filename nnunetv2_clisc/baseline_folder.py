@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dataset_conversion.files import read_json, sha256_of, write_json
+from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json
 from dataset_conversion.volumes import list_volumes, volume_extension
 from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.failures import CaseFailures
@@ -60,6 +60,7 @@ class BaselineFolder:
             PseudoLabelError: cases failed; the others are done.
         """
         summary = self.output / "baseline.json"
+        remove_partial(self.output)  # of a run that was killed
         write_json(self._marker, {"baseline": self.name})
         summary.unlink(missing_ok=True)  # until the end, nothing says that the folder is complete
         masks, empty, failures = [], [], CaseFailures()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataset_conversion.files import write_json
+from dataset_conversion.files import remove_partial, write_json
 from dataset_conversion.volumes import list_volumes, read_volume, volume_extension
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import usable_device
@@ -69,6 +69,7 @@ def sam_prompted(
     segmenter = SamSegmenter(models.load_sam(spec, torch.device(where)).model, device=where)
     facts = {"prompts": dataclasses.asdict(prompting), "blank_image": blank_image, "sam": dataclasses.asdict(record)}
     summary = output / SUMMARY
+    remove_partial(output)  # of a run that was killed
     write_json(summary, {"complete": False, **facts})
     written, failures = [], CaseFailures()
     for case, mask_file in tqdm(sorted(masks.items()), desc="SAM", unit="case"):

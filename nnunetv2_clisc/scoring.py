@@ -36,6 +36,8 @@ def evaluate(
     """
     if output is not None:
         _check_output(output, {"--pred": pred, "--gt": gt})
+    if pred.resolve() == gt.resolve():
+        raise ClisError(f"--pred {pred}: is the folder of --gt, so every score would be perfect; name the predictions")
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         what = "is a folder" if json_file.is_dir() else "cannot be written, its folder is not there"
         raise ClisError(f"--json {json_file}: {what}; name a file in a folder that exists")
