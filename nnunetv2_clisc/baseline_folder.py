@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dataset_conversion.files import read_json, sha256_of, write_json
+from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json
 from dataset_conversion.volumes import list_volumes, volume_extension
 from nnunetv2_clisc.errors import ClisError
+from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.slices import Scan, read_scan, write_mask
 from pseudo_labeling.workspace import ENDING, Workspace, key_of
 
@@ -54,26 +55,38 @@ class BaselineFolder:
 
         Returns:
             The masks, one a case.
+
+        Raises:
+            PseudoLabelError: cases failed; the others are done.
         """
         summary = self.output / "baseline.json"
+        remove_partial(self.output)  # of a run that was killed
         write_json(self._marker, {"baseline": self.name})
         summary.unlink(missing_ok=True)  # until the end, nothing says that the folder is complete
-        masks, empty = [], []
+        masks, empty, failures = [], [], CaseFailures()
         for case, path in tqdm(self.scans.items(), desc=self.name, unit="case"):
-            target = self.output / f"{case}{ENDING}"
-            key = key_of(sha256_of(path), facts)
-            record = self.files.record("cases", case, key)
-            if record is None:
-                scan = read_scan(path)
-                mask = segment(case, scan)
-                write_mask(scan, mask, target)
-                record = self.files.finish("cases", case, key, [target], voxels=int(mask.sum()))
-            masks.append(target)
-            if record["voxels"] == 0:
-                empty.append(case)
+            with failures.of(case):
+                record = self._case(case, path, segment, facts)
+                masks.append(self.output / f"{case}{ENDING}")
+                if record["voxels"] == 0:
+                    empty.append(case)
+        failures.check(self.name, len(self.scans))
         versions = {name: version(name) for name in PACKAGES}
         write_json(summary, {"baseline": self.name, **facts, "cases": len(masks), "empty": empty, "versions": versions})
         return masks
+
+    def _case(self, case: str, path: Path, segment: Segment, facts: dict[str, Any]) -> dict[str, Any]:
+        """The record of a case, which is segmented if its mask is not there or was made of something else."""
+        target = self.output / f"{case}{ENDING}"
+        key = key_of(sha256_of(path), facts)
+        record = self.files.record("cases", case, key)
+        if record is None:
+            target.unlink(missing_ok=True)  # a case that fails now must not keep the mask of another scan or settings
+            scan = read_scan(path)
+            mask = segment(case, scan)
+            write_mask(scan, mask, target)
+            record = self.files.finish("cases", case, key, [target], voxels=int(mask.sum()))
+        return record
 
     def _check_ours(self) -> None:
         """Never write into a folder of masks, or of another baseline."""

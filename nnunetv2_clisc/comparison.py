@@ -41,12 +41,14 @@ class Comparison:
         settings: with which they were measured.
         seed: of the bootstrap intervals.
         unpredicted: cases with a reference that no method has.
+        unreferenced: by method, the cases that it predicted and that have no reference; others are left out.
     """
 
     methods: Sequence[Evaluation]
     settings: MetricSettings = field(default_factory=MetricSettings)
     seed: int = 0
     unpredicted: Sequence[str] = field(default=())
+    unreferenced: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def all_cases(self) -> list[str]:
@@ -121,6 +123,19 @@ class Comparison:
         return rows + [Versus(metric, name, best, tests[name], t_holm[name], w_holm[name]) for name in others]
 
 
+def evaluate_folder(pred: Path, gt: Path, *, settings: MetricSettings = MetricSettings()) -> Comparison:
+    """Measure one folder of predictions on the cases that it has in common with the references.
+
+    Args:
+        pred, gt: folders of masks.
+        settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
+
+    Raises:
+        ClisError: as :func:`evaluate_folders`.
+    """
+    return _measured([evaluate_folders(pred, gt, settings=settings)], [mask_files(pred)], mask_files(gt), settings)
+
+
 def compare_folders(
     methods: Mapping[str, Path],
     gt: Path,
@@ -133,14 +148,14 @@ def compare_folders(
 
     Args:
         methods: folder of masks of each method, two at least; a case may be missing in some of them.
-        gt: folder of reference masks; it may hold more cases than were predicted.
-        settings: definition of HD95, and what stands for values that an empty mask leaves undefined.
+        gt: folder of reference masks; it may hold more cases than were predicted, or fewer.
+        settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
         seed: of the bootstrap intervals.
         threads: cases measured at once; by default one per CPU core, at most 8.
 
     Raises:
-        ClisError: fewer than two methods, a folder given twice or empty, a prediction without a reference, no case in
-            common, or a mask that does not fit its reference.
+        ClisError: fewer than two methods, a folder given twice or empty, no case in common, or a mask that does not fit
+            its reference.
     """
     if len(methods) < 2:
         raise ClisError(f"--method: {len(methods)} given, but a comparison needs two or more; write --method NAME=DIR")
@@ -150,17 +165,39 @@ def compare_folders(
             raise ClisError(f"--method {name}={folder}: the same folder as {other}; list each method once")
     references = mask_files(gt)
     found = {name: mask_files(folder) for name, folder in methods.items()}
-    for files in found.values():
-        if unknown := sorted(files.keys() - references.keys()):
-            raise ClisError(
-                f"{files[unknown[0]]}: --gt {gt} has no mask of this case ({len(unknown)} such); add or remove one"
-            )
-    if not set.intersection(*(set(files) for files in found.values())):
+    common = set.intersection(*(set(files) for files in found.values()))
+    if not common & references.keys():
         folders = ", ".join(map(str, methods.values()))
-        raise ClisError(f"--method: no case is in all of {folders}; compare the same cases")
+        without = f" and in --gt {gt}" if common else ""
+        examples = ", ".join(min(files) for files in (*found.values(), references))
+        raise ClisError(
+            f"--method: no case is in all of {folders}{without}; the same case must have the same name everywhere, "
+            f"but they hold {examples}, for example"
+        )
     measured = [
-        evaluate_folders(folder, gt, name=name, cases=found[name], threads=threads, settings=settings)
+        evaluate_folders(
+            folder, gt, name=name, cases=found[name].keys() & references.keys(), threads=threads, settings=settings
+        )
         for name, folder in methods.items()
     ]
-    predicted = set().union(*found.values())
-    return Comparison(measured, settings, seed, sorted(references.keys() - predicted))
+    return _measured(measured, list(found.values()), references, settings, seed)
+
+
+def _measured(
+    methods: Sequence[Evaluation],
+    found: Sequence[Collection[str]],
+    references: Collection[str],
+    settings: MetricSettings,
+    seed: int = 0,
+) -> Comparison:
+    """What was measured, with the names of what only one side has."""
+    unreferenced = {
+        method.name: sorted(set(cases) - set(references)) for method, cases in zip(methods, found, strict=True)
+    }
+    return Comparison(
+        methods,
+        settings,
+        seed,
+        unpredicted=sorted(set(references).difference(*found)),
+        unreferenced={name: cases for name, cases in unreferenced.items() if cases},
+    )

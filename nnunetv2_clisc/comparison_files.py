@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.errors import explain
+from dataset_conversion.files import whole, write_bytes
 from nnunetv2_clisc.comparison import Comparison
 from nnunetv2_clisc.comparison_tables import HD95_WORDS, empty_cases, notes, tables
 from nnunetv2_clisc.errors import ClisError
@@ -52,6 +54,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         "cases": _case_rows(comparison),
         "missing": comparison.missing,
         "unpredicted": list(comparison.unpredicted),
+        "unreferenced": {name: list(cases) for name, cases in comparison.unreferenced.items()},
         "empty": empty_cases(comparison),
         "settings": asdict(comparison.settings) | {"seed": comparison.seed, "resamples": RESAMPLES},
         "definitions": definitions,
@@ -68,15 +71,15 @@ def write_json(comparison: Comparison, path: Path) -> None:
     """
     path = Path(path)
     try:
-        _write_all(path.parent, {path.name: _json(comparison)})
+        write_bytes(path, _json(comparison))
     except OSError as error:
-        raise ClisError(f"{path}: cannot be written ({error.strerror}); give another file to --json") from error
+        raise ClisError(f"--json {_reason(error, path)}") from error
 
 
 def write_folder(comparison: Comparison, output: Path) -> None:
     """Write summary.json, cases.csv, table.md, table.tex and the plots into a folder, which is made.
 
-    Everything is made in memory first, and then renamed into place.
+    Everything is made in memory first, written under temporary names, and renamed into place when all is on the disk.
 
     Raises:
         ClisError: the folder cannot be written.
@@ -93,7 +96,7 @@ def write_folder(comparison: Comparison, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         _write_all(output, files)
     except OSError as error:
-        raise ClisError(f"-o {output}: cannot be written ({error.strerror}); name another folder") from error
+        raise ClisError(f"-o {_reason(error, output)}") from error
 
 
 def markdown(comparison: Comparison) -> str:
@@ -119,8 +122,14 @@ def _case_rows(comparison: Comparison) -> list[dict[str, Any]]:
     compared = set(comparison.cases)
     rows = []
     for method in comparison.methods:
-        for case in comparison.all_cases:
-            status = "compared" if case in compared else "not compared" if case in method.cases else "missing"
+        alone = comparison.unreferenced.get(method.name, ())
+        for case in [*comparison.all_cases, *comparison.unpredicted, *alone]:
+            if case in compared:
+                status = "compared"
+            elif case in method.cases:
+                status = "not compared"
+            else:
+                status = "no reference" if case in alone else "missing"
             values = method.cases.get(case, dict.fromkeys(method.metrics, math.nan))
             about = {"method": method.name, "case": case, "status": status, "size": size.get(case, "")}
             rows.append(about | dict(values))
@@ -150,12 +159,11 @@ def _without_nan(content: Any) -> Any:
 
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write every file under a temporary name, then rename them all."""
-    temporary = {name: folder / f".{os.getpid()}.{name}" for name in files}
-    try:
+    with ExitStack() as all_written:
         for name, data in files.items():
-            temporary[name].write_bytes(data)
-        for name, path in temporary.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+            all_written.enter_context(whole(folder / name)).write_bytes(data)
+
+
+def _reason(error: OSError, place: Path) -> str:
+    """Why a file or folder was not written; the user knows it by its name, not by the temporary one."""
+    return "cannot be written: " + explain(OSError(error.errno, error.strerror, str(place)))

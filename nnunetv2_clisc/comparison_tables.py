@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from nnunetv2_clisc.comparison import Comparison
 from nnunetv2_clisc.evaluation import Evaluation
+from nnunetv2_clisc.masks import listed
 from nnunetv2_clisc.metrics import METRICS
 from nnunetv2_clisc.statistics import summarise
 from nnunetv2_clisc.tables import NOTHING, Cell, Mark, Table, mean_sd, number, p_value
 
 ALPHA = 0.05
+NAMED = 20  # cases that a note names
 MAIN = ("dsc", "hd95_mm")
 FURTHER = ("assd_mm", "precision", "recall", "volume_error_ml", "volume_error_relative")
 HD95_WORDS = {
@@ -109,10 +112,13 @@ def notes(comparison: Comparison) -> list[str]:
     found = []
     for name, cases in comparison.missing.items():
         found.append(f"Missing in {name} ({len(cases)}): {', '.join(cases)}. Left out of every method's numbers.")
-    if comparison.unpredicted:
-        found.append(f"{len(comparison.unpredicted)} reference(s) that no method predicted are left out.")
+    if alone := comparison.unpredicted:
+        found.append(f"{len(alone)} reference(s) that no method predicted are left out: {named(alone)}.")
+    for name, alone in comparison.unreferenced.items():
+        found.append(f"{len(alone)} prediction(s) of {name} without a reference are left out: {named(alone)}.")
     for name, cases in empty_cases(comparison).items():
         found.append(f"Empty mask in {name} ({len(cases)}): {', '.join(cases)}.")
+    found += _labels_asked_for(comparison)
     found.append(POLICY_WORDS[comparison.settings.empty_policy])
     found.append(f"HD95: {HD95_WORDS[comparison.settings.hd95]}. ASSD: both directions pooled. Volume DSC.")
     if comparison.groups:
@@ -125,6 +131,23 @@ def notes(comparison: Comparison) -> list[str]:
         )
         found.append(f"Intervals: percentile bootstrap over cases, seed {comparison.seed}.")
     return found
+
+
+def named(cases: Sequence[str]) -> str:
+    """The names of cases, of many the first ones; `summary.json` and `cases.csv` have all."""
+    more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+    return ", ".join(cases[:NAMED]) + more
+
+
+def _labels_asked_for(comparison: Comparison) -> list[str]:
+    """Which labels counted as the tumour, where somebody said so."""
+    references, predictions = comparison.settings.foreground, comparison.settings.pred_foreground
+    words = [
+        f"{whose}: {'any above 0' if labels == 'any' else listed(labels)}"
+        for whose, labels in (("references", references), ("predictions", predictions or references))
+        if labels is not None
+    ]
+    return [f"Labels that count as the tumour in the {', in the '.join(words)}."] if words else []
 
 
 def empty_cases(comparison: Comparison) -> dict[str, list[str]]:

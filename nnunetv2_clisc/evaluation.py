@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
 from tqdm import tqdm
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.volumes import check_same_grid, list_volumes, read_volume
+from dataset_conversion.volumes import list_volumes, read_volume
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.masks import Foreground, Mask, listed, read_mask, turned_to
 from nnunetv2_clisc.metrics import MetricSettings, measure_case
 from nnunetv2_clisc.statistics import MetricSummary, correlation, summarise
 
@@ -67,25 +66,30 @@ def evaluate_folders(
     """Compare two folders of masks, case by case, by file name without extension.
 
     Args:
-        pred, gt: folders of masks with the values 0 and 1.
+        pred, gt: folders of masks. A prediction may have its axes in another order than the reference on the same grid.
         name: of the method; by default the name of the folder `pred`.
-        cases: evaluate these only; by default the two folders must hold the same cases.
+        cases: evaluate these only; by default those that both folders have.
         threads: cases measured at once; by default one per CPU core, at most 8.
-        settings: definition of HD95, and what stands for values that an empty mask leaves undefined.
+        settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
 
     Raises:
-        ClisError: an empty folder, different cases, shapes or geometries, or another value than 0 and 1 in a mask.
+        ClisError: an empty folder, no case in common, different shapes or geometries, or values of which nobody said
+            what they mean.
     """
     pred, gt = Path(pred), Path(gt)
     predictions, references = mask_files(pred), mask_files(gt)
-    wanted = sorted(predictions.keys() | references.keys()) if cases is None else sorted(set(cases))
+    wanted = sorted(predictions.keys() & references.keys() if cases is None else set(cases))
+    if not wanted and cases is None:
+        raise ClisError(
+            f"{pred}: no case is also in {gt}; the same case must have the same name in both, but they hold "
+            f"{min(predictions)} and {min(references)}, for example"
+        )
     if not wanted:
         raise ClisError(f"{pred}: no case to evaluate; name at least one")
-    for folder, files, other in ((pred, predictions, gt), (gt, references, pred)):
+    for folder, files in ((pred, predictions), (gt, references)):
         if missing := [case for case in wanted if case not in files]:
             more = f" ({len(missing)} cases are missing)" if len(missing) > 1 else ""
-            needed = "it was asked for" if cases is not None else f"{other} has it"
-            raise ClisError(f"{folder}: has no mask of case {missing[0]}, but {needed}{more}; compare the same cases")
+            raise ClisError(f"{folder}: has no mask of case {missing[0]}, but it was asked for{more}; add it")
     title = name or pred.resolve().name
     pool = ThreadPoolExecutor(threads or min(MAX_THREADS, os.cpu_count() or 1))
     try:
@@ -94,7 +98,10 @@ def evaluate_folders(
         measured = {case: future.result() for case, future in bar}
     finally:
         pool.shutdown(cancel_futures=True)
-    return Evaluation(title, measured)
+    labels = [frozenset().union(*(case[side] for case in measured.values())) for side in (1, 2)]
+    _check_labels(pred, labels[0], settings.pred_foreground or settings.foreground, "--pred-foreground")
+    _check_labels(gt, labels[1], settings.foreground, "--foreground")
+    return Evaluation(title, {case: metrics for case, (metrics, _, _) in measured.items()})
 
 
 def mask_files(folder: Path) -> dict[str, Path]:
@@ -109,20 +116,27 @@ def mask_files(folder: Path) -> dict[str, Path]:
         raise ClisError(str(error)) from error
 
 
-def _measure_files(prediction: Path, reference: Path, settings: MetricSettings) -> dict[str, float]:
+def _measure_files(
+    prediction: Path, reference: Path, settings: MetricSettings
+) -> tuple[dict[str, float], frozenset[int], frozenset[int]]:
+    """Metrics of a case, and all labels of its prediction and of its reference."""
     try:
-        images = [read_volume(path) for path in (prediction, reference)]
-        check_same_grid(images[1], reference, images[0], prediction)
+        ours, theirs = read_volume(prediction), read_volume(reference)
+        ours = turned_to(theirs, reference, ours, prediction)
     except ConversionError as error:
         raise ClisError(str(error)) from error
-    masks = [_as_mask(image, path) for image, path in zip(images, (prediction, reference), strict=True)]
-    return measure_case(masks[0], masks[1], images[1].GetSpacing()[::-1], settings)
+    masks: tuple[Mask, Mask] = (
+        read_mask(ours, prediction, settings.pred_foreground or settings.foreground),
+        read_mask(theirs, reference, settings.foreground),
+    )
+    metrics = measure_case(masks[0].voxels, masks[1].voxels, theirs.GetSpacing()[::-1], settings)
+    return metrics, masks[0].labels, masks[1].labels
 
 
-def _as_mask(image: sitk.Image, path: Path) -> np.ndarray:
-    voxels = sitk.GetArrayViewFromImage(image)
-    mask = np.asarray(voxels == 1)
-    other = voxels[~mask & (voxels != 0)]
-    if other.size:
-        raise ClisError(f"{path}: has the value {other[0]:g}, but a mask holds only 0 and 1; convert it first")
-    return mask
+def _check_labels(folder: Path, labels: frozenset[int], foreground: Foreground | None, flag: str) -> None:
+    """Raise where a folder has labels, but none of those that were asked for: all masks would count as empty."""
+    if labels and isinstance(foreground, tuple) and not labels & set(foreground):
+        raise ClisError(
+            f"{folder}: its masks hold {listed(labels)} beside 0, nothing of --foreground {listed(foreground, ',')}; "
+            f"name its own labels with {flag} {listed(labels, ',')}"
+        )

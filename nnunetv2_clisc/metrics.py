@@ -14,6 +14,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from nnunetv2_clisc.masks import Foreground
+
 Hd95Definition = Literal["pooled", "larger"]
 EmptyPolicy = Literal["nan", "worst", "public-code"]
 
@@ -65,10 +67,14 @@ class MetricSettings:
             `worst`: the BraTS challenge's penalty, the diagonal of the volume for distances and 0 for shares, or the
             best value where both masks are empty. `public-code`: distance 0 where the prediction is empty, as in
             CLISC's public code.
+        foreground: which labels are the tumour, see `read_mask`; by default a mask has one.
+        pred_foreground: those of the predictions, where they are others than the references'.
     """
 
     hd95: Hd95Definition = "pooled"
     empty_policy: EmptyPolicy = "nan"
+    foreground: Foreground | None = None
+    pred_foreground: Foreground | None = None
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:

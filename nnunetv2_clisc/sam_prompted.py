@@ -10,16 +10,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataset_conversion.files import write_json
-from dataset_conversion.volumes import check_same_grid, list_volumes, read_volume
+from dataset_conversion.files import remove_partial, write_json
+from dataset_conversion.volumes import list_volumes, read_volume, volume_extension
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import usable_device
+from nnunetv2_clisc.masks import image_of, read_mask, turned_to
 from pseudo_labeling import models, weights
+from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import read_scan, window_volume, write_mask
 from pseudo_labeling.workspace import ENDING
+
+SUMMARY = "sam_prompted.json"
 
 
 def sam_prompted(
@@ -40,7 +44,8 @@ def sam_prompted(
     Args:
         images: folder of scans, `CASE.nii.gz` or `CASE_0000.nii.gz` (or another format that `convert folder` reads).
         prompts_from: folder of masks on the scans' grids; scans without a mask are left out.
-        output: folder that gets `CASE.nii.gz` in the scans' geometry, and `sam_prompted.json` with the settings.
+        output: folder that gets `CASE.nii.gz` in the scans' geometry, and `sam_prompted.json` with the settings, whose
+            entry `complete` says whether all masks are there.
         sam_weights: `embedded`, `paper`, a known name or a file; by default `paper` where present, else `embedded`.
         prompting: kind of prompts, kind of points, margin in pixels.
         device: `cpu` or `cuda`.
@@ -49,31 +54,50 @@ def sam_prompted(
         The files written, one a case.
 
     Raises:
-        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line; of cases that fail only
+            after the others are done.
     """
     scans, masks = list_volumes(images), list_volumes(prompts_from)
     if unknown := sorted(masks.keys() - scans.keys()):
         raise ClisError(
             f"--prompts-from {masks[unknown[0]]}: {images} has no scan of that name; give masks of its scans"
         )
-    if output.exists() and output.resolve() in (images.resolve(), prompts_from.resolve()):
-        raise ClisError(f"-o {output}: is one of the input folders; name another")
+    _check_output(output, (images, prompts_from))
     spec = sam_weights or ("paper" if weights.paper_available() else "embedded")
     where = usable_device(device)
     record = weights.identify("sam", spec)
     segmenter = SamSegmenter(models.load_sam(spec, torch.device(where)).model, device=where)
-    output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for case, mask_file in tqdm(sorted(masks.items()), desc="SAM", unit="case"):
-        given = read_volume(mask_file)
-        check_same_grid(read_volume(scans[case]), scans[case], given, mask_file)
-        scan = read_scan(scans[case])
-        slices = window_volume(scan.volume)
-        prompts = prompts_from_roi(scan.stack_from_image(given), slices, prompting)
-        shown = np.zeros_like(slices) if blank_image else slices
-        written.append(output / f"{case}{ENDING}")
-        write_mask(scan, segmenter.masks(shown, prompts), written[-1])
     facts = {"prompts": dataclasses.asdict(prompting), "blank_image": blank_image, "sam": dataclasses.asdict(record)}
+    summary = output / SUMMARY
+    remove_partial(output)  # of a run that was killed
+    write_json(summary, {"complete": False, **facts})
+    written, failures = [], CaseFailures()
+    for case, mask_file in tqdm(sorted(masks.items()), desc="SAM", unit="case"):
+        with failures.of(case):
+            target = output / f"{case}{ENDING}"
+            target.unlink(missing_ok=True)  # a case that fails now must not keep the mask of another run
+            given = turned_to(read_volume(scans[case]), scans[case], read_volume(mask_file), mask_file)
+            given = image_of(read_mask(given, mask_file, "any").voxels, given)
+            scan = read_scan(scans[case])
+            slices = window_volume(scan.volume)
+            prompts = prompts_from_roi(scan.stack_from_image(given), slices, prompting)
+            shown = np.zeros_like(slices) if blank_image else slices
+            write_mask(scan, segmenter.masks(shown, prompts), target)
+            written.append(target)
+    failures.check("sam_prompted", len(masks))
     packages = ("nnunetv2-clisc", "torch", "segment-anything")
-    write_json(output / "sam_prompted.json", facts | {"versions": {name: version(name) for name in packages}})
+    versions = {name: version(name) for name in packages}
+    write_json(summary, {"complete": True, **facts, "cases": len(written), "versions": versions})
     return written
+
+
+def _check_output(output: Path, inputs: tuple[Path, ...]) -> None:
+    """Never write into an input, or over masks of somebody else."""
+    if output.exists() and not output.is_dir():
+        raise ClisError(f"-o {output}: is a file; name a folder")
+    if output.exists() and output.resolve() in [folder.resolve() for folder in inputs]:
+        raise ClisError(f"-o {output}: is one of the input folders; name another")
+    if output.is_dir() and not (output / SUMMARY).is_file():
+        strangers = sorted(path.name for path in output.iterdir() if volume_extension(path) is not None)
+        if strangers:
+            raise ClisError(f"-o {output / strangers[0]}: not made by this command; name another folder")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clisc.comparison import Comparison, compare_folders
+from nnunetv2_clisc.comparison import Comparison, compare_folders, evaluate_folder
 from nnunetv2_clisc.comparison_files import write_folder, write_json
 from nnunetv2_clisc.comparison_tables import cases_table, main_table, notes
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.metrics import MetricSettings
 
 
@@ -24,8 +23,8 @@ def evaluate(
     """Measure one folder of predictions.
 
     Args:
-        pred, gt: folders of masks with the same cases.
-        settings: definition of HD95, and what stands for values that an empty mask leaves undefined.
+        pred, gt: folders of masks; what only one of them has is left out and named.
+        settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
         json_file: gets the numbers.
         output: folder that gets tables, cases, plots and numbers.
 
@@ -37,7 +36,12 @@ def evaluate(
     """
     if output is not None:
         _check_output(output, {"--pred": pred, "--gt": gt})
-    comparison = Comparison([evaluate_folders(pred, gt, settings=settings)], settings)
+    if pred.resolve() == gt.resolve():
+        raise ClisError(f"--pred {pred}: is the folder of --gt, so every score would be perfect; name the predictions")
+    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        what = "is a folder" if json_file.is_dir() else "cannot be written, its folder is not there"
+        raise ClisError(f"--json {json_file}: {what}; name a file in a folder that exists")
+    comparison = evaluate_folder(pred, gt, settings=settings)
     if json_file is not None:
         write_json(comparison, json_file)
     if output is not None:
@@ -59,7 +63,7 @@ def compare(
         methods: `NAME=DIR` of each.
         gt: folder of reference masks.
         output: folder that gets `table.md`, `table.tex`, `cases.csv`, `summary.json` and the plots.
-        settings: definition of HD95, and what stands for values that an empty mask leaves undefined.
+        settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
         seed: of the bootstrap intervals.
 
     Returns:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_conversion.volumes import read_image
+from dataset_conversion.volumes import read_volume
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders
+from nnunetv2_clisc.evaluation import evaluate_folders, mask_files
 from nnunetv2_clisc.labelling import raw_dataset
+from nnunetv2_clisc.masks import Foreground, image_of, read_mask, turned_to
+from nnunetv2_clisc.metrics import MetricSettings
 from nnunetv2_clisc.statistics import MetricSummary
 from pseudo_labeling.slices import read_scan
 from pseudo_labeling.workspace import ENDING, Workspace
@@ -19,29 +21,45 @@ from pseudo_labeling.workspace import ENDING, Workspace
 STAGES = (("raw CAM (ROI)", "roi_raw"), ("AMDA CAM (ROI)", "roi_amda"))
 
 
-def slice_label_scores(files: Workspace, gt: Path, cases: Sequence[str]) -> tuple[float, float, int]:
+def slice_label_scores(
+    files: Workspace, gt: Path, cases: Sequence[str], foreground: Foreground | None = None
+) -> tuple[float, float, int]:
     """F1 and area under the ROC curve of the slice labels of cases.
 
     Returns:
         F1 and AUC in [0, 1], and the number of slices.
 
     Raises:
-        ClisError: there are no slice labels yet.
+        ClisError, ConversionError: there are no slice labels yet, or a mask that does not fit its scan.
     """
     table = files.root / "slice_labels.csv"
     if not table.is_file():
         raise ClisError(f"{table}: not there; run `nnUNetv2_clisc pseudo_label` first")
     found: dict[str, list[tuple[int, int, float]]] = {}
     with open(table, newline="") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["case"], []).append((int(row["slice"]), int(row["label"]), float(row["probability"])))
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                values = int(row["slice"]), int(row["label"]), float(row.get("probability") or row["label"])  # by hand
+                found.setdefault(row["case"], []).append(values)
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise ClisError(
+                f"{table}: line {rows.line_num} is no row of case, slice, label and probability; run "
+                "`nnUNetv2_clisc pseudo_label` again"
+            ) from error
     truth, label, probability = [], [], []
+    masks = mask_files(gt)
     for case in cases:
+        if case not in found:
+            raise ClisError(f"{table}: has no slice of case {case}; run `nnUNetv2_clisc pseudo_label` again")
         scan = read_scan(files.image(case))
-        mask = scan.stack_from_image(read_image(gt / f"{case}{ENDING}"))
-        lesion = [bool(slice_mask.any()) for slice_mask in mask]
+        image = turned_to(read_volume(files.image(case)), files.image(case), read_volume(masks[case]), masks[case])
+        mask = read_mask(image, masks[case], foreground).voxels
+        lesion = [bool(each.any()) for each in scan.stack_from_image(image_of(mask, image))]
         by_file_slice = {scan.file_slice(z): with_lesion for z, with_lesion in enumerate(lesion)}
         for z, predicted, p_tumour in found[case]:
+            if z not in by_file_slice:
+                raise ClisError(f"{table}: has slice {z} of {case}, which has {len(lesion)}; run pseudo_label again")
             truth.append(by_file_slice[z])
             label.append(predicted)
             probability.append(p_tumour)
@@ -62,35 +80,47 @@ def auc(score: np.ndarray, truth: np.ndarray) -> float:
     return float(roc_auc_score(truth, score)) if 0 < int(truth.sum()) < len(truth) else float("nan")
 
 
-def stage_table(dataset_id: int, gt: Path, predictions: Sequence[str] = ()) -> str:
+def stage_table(
+    dataset_id: int, gt: Path, predictions: Sequence[str] = (), *, foreground: Foreground | None = None
+) -> str:
     """A text table of all stages against masks.
 
     Args:
         dataset_id: of a dataset that `pseudo_label` has been through.
-        gt: masks `CASE.nii.gz`; training cases without a mask here are left out.
+        gt: folder of masks; training cases without a mask here are left out.
         predictions: `NAME=DIR` of further rows, each scored on the cases in its folder.
+        foreground: labels of the tumour in the masks, see `read_mask`; predictions hold one.
 
     Raises:
-        ClisError: no mask fits a training case, or a `--pred` that is not NAME=DIR.
+        ClisError: no mask fits a training case, or a `--pred` that is not NAME=DIR or has no case of the masks.
     """
     files = Workspace(raw_dataset(dataset_id))
-    cases = [case for case in files.cases() if (gt / f"{case}{ENDING}").is_file()]
+    masks = mask_files(gt)
+    cases = [case for case in files.cases() if case in masks]
     if not cases:
-        raise ClisError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
-    f1, area, slices = slice_label_scores(files, gt, cases)
-    lines = [f"{'stage':<26}{'cases':>6}{'DSC %':>16}{'HD95 mm':>18}{'no HD95':>9}"]
-    lines.append(f"{'slice labels':<26}{len(cases):>6}   F1 {f1:.3f}, AUC {area:.3f} ({slices} slices)")
+        raise ClisError(
+            f"--gt {gt}: has no mask of a case in {files.images_dir}; a mask is named like its scan, but here is "
+            f"{min(masks)} and there {files.cases()[0]}, for example"
+        )
     folders = [(name, files.root / stage) for name, stage in STAGES] + [("SAM pseudo-labels", files.labels_dir)]
+    rows = [
+        (name, folder, {file.name.removesuffix(ENDING) for file in folder.glob(f"*{ENDING}")})
+        for name, folder in folders
+    ]
     for text in predictions:
         title, equals, where = text.partition("=")
-        if not equals:
+        if not (title and equals and where):
             raise ClisError(f"--pred {text}: write NAME=DIR")
-        folders.append((title, Path(where)))
-    for name, folder in folders:
-        present = [p.name[: -len(ENDING)] for p in sorted(folder.glob(f"*{ENDING}"))]
-        scored = [case for case in present if (gt / f"{case}{ENDING}").is_file()]
-        if scored:
-            summary = evaluate_folders(folder, gt, cases=scored).summary()
+        rows.append((title, Path(where), set(mask_files(Path(where)))))
+        if not rows[-1][2] & masks.keys():
+            raise ClisError(f"--pred {text}: has no case of --gt {gt}; name the folder of its predictions")
+    f1, area, slices = slice_label_scores(files, gt, cases, foreground)
+    lines = [f"{'stage':<26}{'cases':>6}{'DSC %':>16}{'HD95 mm':>18}{'no HD95':>9}"]
+    lines.append(f"{'slice labels':<26}{len(cases):>6}   F1 {f1:.3f}, AUC {area:.3f} ({slices} slices)")
+    settings = MetricSettings(foreground=foreground, pred_foreground="any" if foreground else None)
+    for name, folder, present in rows:
+        if scored := present & masks.keys():
+            summary = evaluate_folders(folder, gt, cases=scored, settings=settings).summary()
             lines.append(f"{name:<26}{len(scored):>6}{_percent(summary['dsc']):>16}{_mm(summary['hd95_mm'])}")
     return "\n".join(lines)
 

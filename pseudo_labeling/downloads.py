@@ -13,7 +13,8 @@ from urllib.error import HTTPError, URLError
 
 from tqdm import tqdm
 
-from dataset_conversion.files import sha256_of
+from dataset_conversion.errors import explain
+from dataset_conversion.files import sha256_of, sync
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weight_table import WeightFile
 
@@ -55,7 +56,9 @@ def fetch(weight: WeightFile, folder: Path, *, progress: bool = True) -> Path:
                 f"{weight.url}: what came has SHA-256 {found[:12]}..., not {weight.sha256[:12]}..., and was removed; "
                 f"try again, or {by_hand}"
             )
+        sync(part)
         os.replace(part, target)
+        sync(folder)
     except HTTPError as error:
         raise PseudoLabelError(f"{weight.url}: the server answers {error.code} {error.reason}; {by_hand}") from error
     except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
@@ -64,9 +67,7 @@ def fetch(weight: WeightFile, folder: Path, *, progress: bool = True) -> Path:
         again = kept if size_of(part) else "try again"
         raise PseudoLabelError(f"{weight.url}: no connection ({reason}); {again}, or {by_hand}") from error
     except OSError as error:
-        raise PseudoLabelError(
-            f"{target}: cannot be written ({error.strerror or error}); set CLISC_WEIGHTS to another folder"
-        ) from error
+        raise PseudoLabelError(f"{explain(error, target)}, or set CLISC_WEIGHTS to another folder") from error
     logger.info("%s: downloaded and verified", target)
     return target
 

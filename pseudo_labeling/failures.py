@@ -11,6 +11,8 @@ from pseudo_labeling.errors import PseudoLabelError
 
 logger = logging.getLogger(__name__)
 
+NAMED = 20  # cases that the error at the end names; the log has all
+
 
 class CaseFailures:
     """Failures of single cases: each is logged at once, and the stage ends in an error after the last case."""
@@ -23,7 +25,7 @@ class CaseFailures:
         """Keep whatever goes wrong inside for the end."""
         try:
             yield
-        except (UserError, OSError) as error:
+        except (UserError, OSError) as error:  # nothing that a traceback would explain
             self.cases[case] = explain(error) if isinstance(error, OSError) else str(error)
             logger.error("%s: failed, going on with the other cases: %s", case, self.cases[case])
         except Exception as error:  # e.g. out of GPU memory on one large scan; the traceback goes to the log
@@ -46,8 +48,10 @@ class CaseFailures:
             PseudoLabelError: names the cases and the first mistake.
         """
         if self.cases:
-            first = next(iter(self.cases.values()))
+            names, first = list(self.cases), next(iter(self.cases.values()))
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            others = ", the others are done" if len(names) < total else ""
             raise PseudoLabelError(
-                f"{stage}: {len(self.cases)} of {total} cases failed ({', '.join(self.cases)}), the others are done; "
+                f"{stage}: {len(names)} of {total} cases failed ({', '.join(names[:NAMED])}{more}){others}; "
                 f"mend and run again: {first}"
             )

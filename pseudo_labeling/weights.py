@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from dataset_conversion.errors import explain
 from dataset_conversion.files import sha256_of
 from pseudo_labeling.downloads import fetch, size_of
 from pseudo_labeling.errors import PseudoLabelError
@@ -149,12 +150,13 @@ def locate(role: Role, spec: str) -> tuple[Path, WeightRecord]:
         name, expected = (known.title, known.sha256) if known else (path.name, None)
     if not path.is_file():
         what = "a folder, not a weight file" if path.is_dir() else "no such weight file"
-        raise PseudoLabelError(f"{path}: {what}; give a file, 'embedded' or 'paper'")
+        known_names = ", ".join(weight.name for weight in WEIGHTS if weight.role == role)
+        raise PseudoLabelError(f"{path}: {what}; give a file, 'embedded', 'paper' or a known name ({known_names})")
     try:
         facts = path.stat()
         found = _remembered_sha256(path, facts.st_size, facts.st_mtime_ns)
     except OSError as error:
-        raise PseudoLabelError(f"{path}: cannot be read ({error.strerror}); mend its rights") from error
+        raise PseudoLabelError(explain(error, path)) from error
     if expected is not None and found != expected:
         cure = "reinstall the package" if spec == "embedded" else "get it again, or rename it if it is your own model"
         raise PseudoLabelError(f"{path}: SHA-256 is {found[:12]}..., but that of {name} is {expected[:12]}...; {cure}")

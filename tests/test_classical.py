@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,27 @@ def test_other_classes_redo_every_case(scans: Path, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in again} == first
     changed = {p: p.stat().st_mtime_ns for p in classical_baseline(scans / "images", tmp_path / "out", classes=3)}
     assert all(changed[p] != first[p] for p in first)
+
+
+def test_a_broken_scan_does_not_stop_the_others(scans: Path, clisc: Run, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(scans / "images", images)
+    broken = images / "p02.nii.gz"
+    whole = broken.read_bytes()
+    classical_baseline(images, out)
+    broken.write_bytes(whole[: len(whole) // 2])
+    done = clisc("baseline", "classical", "--images", images, "-o", out, ok=False)
+    assert done.returncode == 2
+    assert "classical: 1 of 6 cases failed (p02), the others are done; mend and run again: " in last_line(done)
+    assert str(broken) in last_line(done)
+    assert "Traceback" not in done.stderr
+    # nothing says that the folder is complete, and no mask of the former scan is left in it
+    assert {path.name for path in out.glob("*.*")} == {f"p0{n}.nii.gz" for n in (0, 1, 3, 4, 5)}
+    broken.write_bytes(whole)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    assert len(classical_baseline(images, out)) == 6
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads((out / "baseline.json").read_text())["cases"] == 6
 
 
 def test_window_of_a_phantom_keeps_the_lesion_bright() -> None:

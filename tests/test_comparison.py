@@ -173,13 +173,24 @@ class TestFolders:
         assert comparison.unpredicted == ["d"]
         assert comparison.order("dsc") == [["one"], ["two"]]
 
-    def test_prediction_without_reference_is_named(self, folders: tuple[Mapping[str, Path], Path]) -> None:
+    def test_prediction_without_reference_is_left_out_and_named(self, folders: tuple[dict[str, Path], Path]) -> None:
+        before = compare_folders(*folders)
         write(folders[0]["two"] / "e.nii.gz", cube())
-        with pytest.raises(ClisError, match=r"two/e\.nii\.gz: --gt .*gt has no mask of this case"):
-            compare_folders(*folders)
+        comparison = compare_folders(*folders)
+        assert [method.cases for method in comparison.methods] == [method.cases for method in before.methods]
+        assert comparison.unreferenced == {"two": ["e"]}
+        assert "1 prediction(s) of two without a reference are left out: e." in notes(comparison)
+        status = {(row["method"], row["case"]): row["status"] for row in summary(comparison)["cases"]}
+        assert (status["two", "e"], status["two", "d"], status["two", "c"]) == ("no reference", "missing", "missing")
+        assert ("one", "e") not in status
 
     def test_nothing_in_common(self, folders: tuple[Mapping[str, Path], Path]) -> None:
         for case in "ab":
             (folders[0]["one"] / f"{case}.nii.gz").unlink()
-        with pytest.raises(ClisError, match=r"--method: no case is in all of .*one, .*two"):
+        with pytest.raises(ClisError, match=r"--method: no case is in all of .*one, .*two; .* they hold c, a, a, for"):
+            compare_folders(*folders)
+        for case in "abc":
+            (folders[1] / f"{case}.nii.gz").unlink()
+        write(folders[0]["one"] / "a.nii.gz", cube())
+        with pytest.raises(ClisError, match=r"no case is in all of .*one, .*two and in --gt .*gt; "):
             compare_folders(*folders)

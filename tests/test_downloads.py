@@ -211,6 +211,14 @@ def test_folder_that_is_a_file_is_named(server: Server, tmp_path: Path) -> None:
         get(server, tmp_path / "cache")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_says_what_helps(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "toy.pth.part").symlink_to("/dev/full")
+    with pytest.raises(PseudoLabelError, match=r"toy\.pth: No space left .*; make room \(.* free\).* CLISC_WEIGHTS"):
+        get(server, tmp_path)
+    assert not (tmp_path / "toy.pth").exists()
+
+
 def test_sha256_of_known_content(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -70,13 +70,16 @@ class TestFolders:
         with pytest.raises(ClisError, match="gt: has no mask of case b, but it was asked for"):
             evaluate_folders(*folders, cases=["b"])
 
-    def test_different_cases_raise(self, folders: tuple[Path, Path]) -> None:
+    def test_cases_that_both_folders_have_are_scored(self, folders: tuple[Path, Path]) -> None:
+        every = evaluate_folders(*folders).cases
         (folders[0] / "b.nii.gz").unlink()
-        with pytest.raises(ClisError, match=r"pred: has no mask of case b, but .*gt has it"):
-            evaluate_folders(*folders)
-        (folders[0] / "b.nii.gz").write_bytes((folders[0] / "a.nii.gz").read_bytes())
         (folders[1] / "a.nii.gz").unlink()
-        with pytest.raises(ClisError, match=r"gt: has no mask of case a, but .*pred has it"):
+        assert evaluate_folders(*folders).cases == {"c": every["c"]}
+
+    def test_no_case_in_common_names_one_of_each(self, folders: tuple[Path, Path]) -> None:
+        for path in sorted(folders[1].iterdir()):
+            path.rename(path.with_name(f"{path.name[0]}_seg.nii.gz"))
+        with pytest.raises(ClisError, match=r"no case is also in .*they hold a and a_seg, for example"):
             evaluate_folders(*folders)
 
     def test_empty_or_missing_folder_raises(self, folders: tuple[Path, Path], tmp_path: Path) -> None:

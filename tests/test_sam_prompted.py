@@ -11,12 +11,14 @@ import pytest
 import SimpleITK as sitk
 from segment_anything import SamPredictor
 
+from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.sam_prompted import sam_prompted
 from pseudo_labeling import models
+from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.prompts import bounding_box, centre_and_corners
 from pseudo_labeling.slices import read_scan, window_volume
-from tests.conftest import Run
+from tests.conftest import Run, files_of
 from tests.test_cli import last_line
 
 
@@ -83,6 +85,48 @@ def test_mistakes_end_in_one_line(scans: Path, clisc: Run, tmp_path: Path, chang
         ok=False,
     )  # fmt: skip
     assert named in last_line(done)
+
+
+def test_broken_cases_do_not_stop_the_others_and_the_folder_says_so(scans: Path, tmp_path: Path) -> None:
+    images, masks, out = tmp_path / "images", tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    shutil.copytree(scans / "images", images)
+    for case in ("p00", "p01", "p02"):
+        shutil.copy(scans / "labels" / f"{case}.nii.gz", masks)
+    whole = (images / "p00.nii.gz").read_bytes()
+    (images / "p00.nii.gz").write_bytes(whole[: len(whole) // 2])
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(masks / "p01.nii.gz")), "SRA")  # the same voxels
+    sitk.WriteImage(sitk.Cast(turned, sitk.sitkFloat32) * 255, str(masks / "p01.nii.gz"))
+    grid = sitk.ReadImage(str(masks / "p02.nii.gz"))
+    grid.SetOrigin((9.0, 0.0, 0.0))
+    sitk.WriteImage(grid, str(masks / "p02.nii.gz"))
+
+    def run() -> list[Path]:
+        return sam_prompted(images, masks, out, sam_weights="embedded", device="cpu")
+
+    with pytest.raises(
+        PseudoLabelError, match=r"2 of 3 cases failed \(p00, p02\), the others are done; .*p00\.nii"
+    ) as no:
+        run()
+    assert "\n" not in str(no.value)
+    assert {path.name for path in out.iterdir()} == {"p01.nii.gz", "sam_prompted.json"}
+    assert json.loads((out / "sam_prompted.json").read_text())["complete"] is False
+    first = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "p01.nii.gz")))
+
+    (images / "p00.nii.gz").write_bytes(whole)
+    for case in ("p01", "p02"):
+        shutil.copy(scans / "labels" / f"{case}.nii.gz", masks)
+    assert len(run()) == 3
+    facts = json.loads((out / "sam_prompted.json").read_text())
+    assert (facts["complete"], facts["cases"]) == (True, 3)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / "p01.nii.gz"))), first)
+
+
+def test_masks_of_somebody_else_are_not_overwritten(scans: Path, tmp_path: Path) -> None:
+    shutil.copytree(scans / "labels", tmp_path / "mine")
+    with pytest.raises(ClisError, match=r"-o .*mine/p00\.nii\.gz: not made by this command; name another folder"):
+        sam_prompted(scans / "images", scans / "labels", tmp_path / "mine", sam_weights="embedded", device="cpu")
+    assert files_of(tmp_path / "mine") == files_of(scans / "labels")
 
 
 def test_negative_margin_is_refused(clisc: Run, tmp_path: Path) -> None:

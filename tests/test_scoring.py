@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nnunetv2_clisc.comparison import Comparison
+from nnunetv2_clisc.comparison_files import write_json
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.metrics import MetricSettings
 from nnunetv2_clisc.scoring import compare, evaluate, parse_methods
 from tests.conftest import Run
@@ -174,8 +178,11 @@ def test_output_that_cannot_be(folders: Path) -> None:
         with pytest.raises(ClisError, match=f"-o .*{named}"):
             compare(methods, folders / "gt", folders / out)
     assert (folders / "file").read_text() == "mine"
-    with pytest.raises(ClisError, match=r"nowhere/r\.json: cannot be written"):
-        evaluate(folders / "off", folders / "gt", json_file=folders / "nowhere" / "r.json")
+    with pytest.raises(ClisError, match="--pred .*gt: is the folder of --gt"):
+        evaluate(folders / "exact" / ".." / "gt", folders / "gt")
+    for place, named in (("nowhere/r.json", "cannot be written, its folder is not there"), ("gt", "is a folder")):
+        with pytest.raises(ClisError, match=f"--json .*{place}: {named}"):
+            evaluate(folders / "off", folders / "gt", json_file=folders / place)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits")
@@ -195,8 +202,21 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "cannot be written (File too large)" in done.stdout
+    assert "-o cannot be written: " in done.stdout
+    assert f"{folders / 'out'}: File too large" in done.stdout
     assert tree(folders / "out") == before
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(folders: Path) -> None:
+    """Threads have one process id, as processes of two machines may have."""
+    comparison = Comparison([evaluate_folders(folders / "off", folders / "gt")])
+    target = folders / "numbers" / "r.json"
+    target.parent.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write_json, comparison, target) for _ in range(40)]:
+            done.result()
+    assert json.loads(target.read_text())["methods"]["off"]["dsc"]["n"] == 6
+    assert [path.name for path in target.parent.iterdir()] == ["r.json"]
 
 
 def test_folders_may_hold_an_equals_sign_and_names_no_line_break() -> None:
@@ -208,6 +228,7 @@ def test_folders_may_hold_an_equals_sign_and_names_no_line_break() -> None:
 def test_compare_does_not_import_torch(folders: Path) -> None:
     code = f"""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from nnunetv2_clisc.scoring import compare, evaluate
 evaluate(Path({str(folders / "off")!r}), Path({str(folders / "gt")!r}))

@@ -78,7 +78,43 @@ def test_table_has_every_stage_with_its_dice(labelled: tuple[Path, Path], tmp_pa
 
 
 def test_masks_of_other_cases_are_an_error(labelled: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ClisError, match="has no mask of a case"):
+    with pytest.raises(ClisError, match="holds no"):
         stage_table(501, tmp_path)
+    write(tmp_path / "odd" / "strange.nii.gz", np.zeros(SHAPE, np.uint8), "LPS")
+    with pytest.raises(ClisError, match=r"has no mask of a case .*here is strange and there a"):
+        stage_table(501, tmp_path / "odd")
+    with pytest.raises(ClisError, match=r"--pred net=.*odd: has no case of --gt"):
+        stage_table(501, labelled[1], [f"net={tmp_path / 'odd'}"])
     with pytest.raises(ClisError, match="--pred net"):
         stage_table(501, labelled[1], ["net"])
+
+
+def test_masks_of_several_classes_in_another_axis_order(labelled: tuple[Path, Path]) -> None:
+    _, gt = labelled
+    before = stage_table(501, gt)
+    for path in gt.iterdir():
+        image = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(image)
+        array[:, :, 10:] *= 4  # half of the tumour has label 4
+        classes = sitk.GetImageFromArray(array)
+        classes.CopyInformation(image)
+        sitk.WriteImage(sitk.DICOMOrient(classes, "SRA"), str(path))
+    with pytest.raises(ClisError, match=r"a\.nii\.gz: has the values 1, 4, .* --foreground any"):
+        stage_table(501, gt)
+    assert stage_table(501, gt, foreground="any") == before
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("a,x,1,0.5,1", "line 18 is no row"),
+        ("a,2", "line 18 is no row"),
+        ("a,99,1,0.5,1", "has slice 99 of a, which has 8"),
+    ],
+)
+def test_a_damaged_table_of_slices_is_named(labelled: tuple[Path, Path], line: str, named: str) -> None:
+    dataset, gt = labelled
+    table = dataset / "clisc" / "slice_labels.csv"
+    table.write_text(table.read_text() + line + "\n")
+    with pytest.raises(ClisError, match=rf"slice_labels\.csv: {named}"):
+        slice_label_scores(Workspace(dataset), gt, ["a"])
