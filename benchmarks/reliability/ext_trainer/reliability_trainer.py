@@ -1,0 +1,1 @@
+from benchmarks.reliability.trainer import ReliabilityTrainer
