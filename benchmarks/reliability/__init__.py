@@ -1,1 +1,1 @@
-"""What damage does: `kill_test` kills the whole chain again and again, `fuzz` feeds it damaged files (docs/reliability.md)."""
+"""What damage does: `kill_test` kills the whole chain again and again, `fuzz` feeds it damaged files."""

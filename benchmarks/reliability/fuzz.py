@@ -1,4 +1,4 @@
-"""Damaged inputs, each of which must give a one-line error or a right result: ``python -m benchmarks.reliability.fuzz``.
+"""Damaged inputs, each to give a one-line error or a right result: ``python -m benchmarks.reliability.fuzz``.
 
 Inputs are made and read in forked processes with a limit of memory and of time, so that a crash, a hang or a header
 that promises a terabyte is a line in the table and not the end of the run.
@@ -13,114 +13,25 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.reliability.damage import KINDS, Damaged, Wrong, nnunet_folders
+from benchmarks.reliability.judging import ERROR, FAULT, RIGHT, Outcome, kind_of, try_input
 from benchmarks.reliability.report import machine, markdown, write_result
-from dataset_conversion.errors import UserError, explain
 
 SECONDS = 20  # that reading one small file may take
 MEMORY = 3 * 2**30  # bytes of address space beyond those of the imports
 AT_ONCE = 20  # inputs for one process
-ERROR, RIGHT, FAULT = "one-line error", "right result", "FAULT"
-
-
-@dataclass
-class Outcome:
-    """What came of one input."""
-
-    number: int
-    kind: str
-    outcome: str
-    what: str
-    message: str
-
-
-def kind_of(number: int, seed: int) -> tuple[str, np.random.Generator]:
-    """The kind of an input and its chance; both come from seed and number alone."""
-    rng = np.random.default_rng([seed, number])
-    names = list(KINDS)
-    shares = np.array([share for share, _ in KINDS.values()])
-    return names[int(rng.choice(len(names), p=shares / shares.sum()))], rng
-
-
-def try_input(number: int, seed: int, folder: Path, through_command: bool = False) -> Outcome:
-    """Make one damaged input in a folder of its own, read it, and judge."""
-    kind, rng = kind_of(number, seed)
-    folder = folder / f"{number:05d}"
-    folder.mkdir(parents=True)
-    damaged = KINDS[kind][1](rng, folder)
-    if through_command and damaged.command:
-        outcome, message = _by_command(damaged, folder)
-        kind = f"{kind}, installed command"
-    else:
-        outcome, message = _in_process(damaged)
-    if damaged.marker is not None and damaged.marker.exists():
-        outcome, message = FAULT, f"code in the file has run ({message})"
-    if outcome != FAULT:
-        shutil.rmtree(folder)
-    return Outcome(number, kind, outcome, damaged.what, message)
-
-
-def _in_process(damaged: Damaged) -> tuple[str, str]:
-    try:
-        return RIGHT, damaged.read()
-    except Wrong as error:
-        return FAULT, f"wrong: {error}"
-    except (UserError, OSError) as error:
-        message = explain(error) if isinstance(error, OSError) else str(error)
-        return _judged(message, damaged)
-    except MemoryError:
-        return FAULT, "asks for more memory than there is"
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = [f for f in frames if "benchmarks" not in f.filename and "site-packages" not in f.filename]
-        where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
-        return FAULT, f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:150]}"
-
-
-def _judged(message: str, damaged: Damaged) -> tuple[str, str]:
-    """Is an error one line that names what to mend?"""
-    if "\n" in message.strip():
-        return FAULT, f"several lines: {message[:300]!r}"
-    if damaged.path.name not in message and not any(name in message for name in (*damaged.names, "--")):
-        return FAULT, f"names no file: {message[:300]}"
-    return ERROR, message
-
-
-def _by_command(damaged: Damaged, folder: Path) -> tuple[str, str]:
-    nnunet_folders(folder)
-    if damaged.command[0] == "pseudo_label":  # needs a dataset, which it must not get to
-        (folder / "nnUNet_raw" / "Dataset501_F").mkdir()
-    program = str(Path(sys.executable).parent / "nnUNetv2_clisc")
-    done = subprocess.run([program, *damaged.command], capture_output=True, text=True, timeout=120)
-    lines = done.stderr.strip().splitlines()
-    if "Traceback" in done.stderr or done.returncode not in (0, 2):
-        return FAULT, f"exit code {done.returncode}: {' '.join(lines[-1:])}"
-    if done.returncode == 0:
-        return RIGHT, "exit code 0"
-    if not lines[-1].startswith("error: "):
-        return FAULT, f"no line 'error: …': {lines[-1]}"
-    if damaged.command[0] == "pseudo_label" and "imagesTr" in lines[-1]:
-        return RIGHT, "settings accepted"  # then misses the scans
-    return _judged(lines[-1], damaged)
-
-
-# ------------------------------------------------------------------------------------------------- in processes apart
 
 
 def _child(numbers: Sequence[int], seed: int, folder: Path, commands: set[int], pipe: Any) -> None:
@@ -194,7 +105,9 @@ def run_fuzz(
     folder: Path, numbers: Sequence[int], seed: int, *, commands: int = 0, progress: bool = True
 ) -> list[Outcome]:
     """Try inputs by number; `commands` of them through the installed command."""
-    with_command = [n for n in numbers if kind_of(n, seed)[0].split(" ")[0] in ("scan", "mask", "prediction", "settings")]
+    with_command = [
+        n for n in numbers if kind_of(n, seed)[0].split(" ")[0] in ("scan", "mask", "prediction", "settings")
+    ]
     chosen = set(with_command[:: max(len(with_command) // commands, 1)][:commands]) if commands else set()
     outcomes: list[Outcome] = []
     waiting = [list(numbers[i : i + AT_ONCE]) for i in range(0, len(numbers), AT_ONCE)]

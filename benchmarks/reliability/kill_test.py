@@ -39,7 +39,7 @@ class Hit:
     seconds: float
     processes: int
     interrupted: str
-    unfinished_ours: int
+    unfinished: list[str]
     cut_theirs: list[str] = field(default_factory=list)
 
 
@@ -68,7 +68,7 @@ class KillTest:
 
     def uninterrupted(self, again: bool) -> None:
         """What a chain makes that nobody kills; a second one tells what differs from run to run anyway."""
-        work = chain.fresh_copy(self.root / "template", self.root / "reference")
+        work = chain.fresh_copy(self.root / "template", self.root / "chain")
         reader = Reader()
         found: Contents = {}
         for stage in tqdm(self.stages, desc="uninterrupted, again" if again else "uninterrupted", unit="stage"):
@@ -78,11 +78,7 @@ class KillTest:
             found[stage.name] = contents(work, reader)
             self.courses[stage.name] = done.course
         if again:
-            self.varying = {
-                path
-                for name, files in self.reference.items()
-                for path in differences(files, found[name])
-            }
+            self.varying = {path for name, files in self.reference.items() for path in differences(files, found[name])}
             labels = [path for path in self.varying if is_ours(work / path, work) and "nnUNet_raw" in path]
             self.faults += [f"differs between two uninterrupted runs: {path}" for path in labels]
         else:
@@ -90,7 +86,9 @@ class KillTest:
 
     def killed_chain(self, number: int, kills: dict[str, int], bar: Any) -> None:
         """One chain in which each stage is killed so many times and then run to its end."""
-        work = chain.fresh_copy(self.root / "template", self.root / "killed")
+        work = chain.fresh_copy(
+            self.root / "template", self.root / "chain"
+        )  # the same place: nnU-Net's records name it
         reader = Reader()
         for stage in self.stages:
             if not self._killed_stage(number, work, stage, kills.get(stage.name, 0), reader, bar):
@@ -103,6 +101,7 @@ class KillTest:
 
     def _killed_stage(self, number: int, work: Path, stage: Stage, kills: int, reader: Reader, bar: Any) -> bool:
         done_share, hits, runs = 0.0, 0, 0
+        temporary = {path for path in files_below(work) if is_temporary(path, work)}
         course = self.courses[stage.name]
         while True:
             moment = Moment.draw(self.rng, course, done_share) if hits < kills else None
@@ -111,7 +110,7 @@ class KillTest:
             if found.killed:
                 hits += 1
                 done_share += 0.5 * found.course.operations / max(course.operations, 1)
-                self._record(number, work, stage, found, reader)
+                temporary = self._record(number, work, stage, found, reader, temporary)
                 bar.update()
                 continue
             if found.code == 0 or self._done_before(stage):
@@ -129,11 +128,15 @@ class KillTest:
         """An export that was killed after its last step is there; the command then says so."""
         return stage.name == "export" and "exists already" in self._log(stage).read_text(errors="replace")
 
-    def _record(self, number: int, work: Path, stage: Stage, found: Attempt, reader: Reader) -> None:
-        unfinished, cut = 0, []
+    def _record(
+        self, number: int, work: Path, stage: Stage, found: Attempt, reader: Reader, before: set[Path]
+    ) -> set[Path]:
+        """Note a kill and look at every file; returns the temporary files there are, `before` those there were."""
+        temporary: set[Path] = set()
+        cut = []
         for path in files_below(work):
             if is_temporary(path, work):
-                unfinished += 1
+                temporary.add(path)
             elif fault := reader.fault(path):
                 name = str(path.relative_to(work))
                 if is_ours(path, work):
@@ -143,8 +146,17 @@ class KillTest:
         last = found.operations[-1] if found.operations else None
         interrupted = f"{last.kind} {_kind_of(last.path, work)}" if last else "before the first file operation"
         self.hits.append(
-            Hit(number, stage.name, round(found.course.seconds, 2), found.processes, interrupted, unfinished, cut)
+            Hit(
+                number,
+                stage.name,
+                round(found.course.seconds, 2),
+                found.processes,
+                interrupted,
+                [str(path.relative_to(work)) for path in sorted(temporary - before)],
+                cut,
+            )
         )
+        return temporary
 
     def _compare(self, number: int, work: Path, stage: Stage, reader: Reader) -> None:
         found = contents(work, reader)
@@ -188,7 +200,7 @@ def table(test: KillTest) -> str:
         common = Counter(hit.interrupted for hit in hits).most_common(3)
         rows.append([
             stage.name, len(hits), f"{test.courses[stage.name].seconds:.0f}",
-            sum(hit.unfinished_ours > 0 for hit in hits), sum(bool(hit.cut_theirs) for hit in hits),
+            sum(bool(hit.unfinished) for hit in hits), sum(bool(hit.cut_theirs) for hit in hits),
             "; ".join(f"{what} ({count})" for what, count in common),
         ])  # fmt: skip
     total = [f"**{sum(map(int, column))}**" for column in zip(*((row[1], row[3], row[4]) for row in rows), strict=True)]

@@ -1,20 +1,14 @@
-"""Seeded damage: to bytes, to NIfTI headers, to JSON and CSV texts, to checkpoints."""
+"""Seeded damage: to bytes, to NIfTI headers, to JSON and CSV texts."""
 
 from __future__ import annotations
 
 import copy
 import gzip
-import io
 import json
-import os
-import pickle
 import struct
-import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 Rng = np.random.Generator
 EXTREMES = {  # by struct's letter
@@ -32,8 +26,8 @@ NIFTI_FIELDS = (
     ("qoffset", 268, "f", 3), ("srow", 280, "f", 12), ("magic", 344, "c", 4),
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1e308, 10**30, float("nan"), float("inf"), "", "x", "\0", "ä\u202e", [], [1], {}, {"a": 1},
-    0.5, 128.0, "128", [[]], -0.0,
+    None, True, False, 0, -1, 1e308, 10**30, float("nan"), float("inf"), "", "x", "\0", "ä\u202e", [], [1], {},
+    {"a": 1}, 0.5, 128.0, "128", [[]], -0.0,
 )  # fmt: skip
 
 
@@ -78,7 +72,7 @@ def damaged_bytes(rng: Rng, data: bytes) -> tuple[str, bytes]:
             data[:first] + data[second:third] + data[first:second] + data[third:]
         )
     if kind == "double":
-        return f"{block.start}:{block.stop} twice", data[: block.stop] + data[block]+ data[block.stop :]
+        return f"{block.start}:{block.stop} twice", data[: block.stop] + data[block] + data[block.stop :]
     if kind == "append":
         return f"{length} bytes appended", data + rng.bytes(min(length, 5000))
     return f"{block.start}:{block.stop} left out", data[: block.start] + data[block.stop :]
@@ -188,7 +182,9 @@ def damaged_csv(rng: Rng, text: str) -> tuple[str, bytes]:
     row = 1 + int(rng.integers(len(rows) - 1))
     column = int(rng.integers(len(rows[0])))
     if kind == "cell":
-        value = str(choice(rng, (*VALUES, "1.0", "1e3", " 1", "1 ", "-1", "٣", "1_0", '"', "=1+1", "99999999999999999")))
+        value = str(
+            choice(rng, (*VALUES, "1.0", "1e3", " 1", "1 ", "-1", "٣", "1_0", '"', "=1+1", "99999999999999999"))
+        )
         rows[row][column] = value
         note = f"row {row}, column {column} = {value!r}"
     elif kind == "header":
@@ -206,102 +202,3 @@ def damaged_csv(rng: Rng, text: str) -> tuple[str, bytes]:
         mark = choice(rng, (";", "\t", " , ", ",,"))
         return f"separated by {mark!r}", "\n".join(mark.join(line) for line in rows).encode()
     return note, ("\n".join(",".join(line) for line in rows) + "\n").encode()
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
-
-
-class Payload:
-    """Unpickled by an ordinary unpickler, makes a file."""
-
-    def __init__(self, marker: str) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.marker}",)
-
-
-def saved(content: Any, zipped: bool = True) -> bytes:
-    """What `torch.save` writes."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
-    return buffer.getvalue()
-
-
-def damaged_checkpoint(rng: Rng, state: dict[str, Any], write: Callable[[Any], bytes], marker: str) -> tuple[str, bytes]:
-    """Damage to the file, to its tensors or to what is around them; or code hidden in it.
-
-    Args:
-        rng: all chance.
-        state: names with tensors, or a training checkpoint with them in some entry.
-        write: makes the file of a content.
-        marker: file that hidden code would make.
-    """
-    kind = choice(rng, ("file", "file", "file", "tensor", "tensor", "names", "shape", "code", "code", "member"))
-    if kind == "file":
-        return damaged_bytes(rng, write(state))
-    state = copy.deepcopy(state)
-    weights = state.get("network_weights", state)
-    name = choice(rng, [key for key, value in weights.items() if isinstance(value, torch.Tensor)])
-    tensor = weights[name]
-    if kind == "code":
-        return _with_code(rng, state, weights, name, marker)
-    if kind == "member":
-        return _member_changed(rng, saved(state), marker)
-    if kind == "names":
-        what = choice(rng, ("left out", "renamed", "added", "module."))
-        if what == "left out":
-            del weights[name]
-        elif what == "renamed":
-            weights[f"{name}2"] = weights.pop(name)
-        elif what == "added":
-            weights["unknown"] = torch.zeros(3)
-        else:
-            for key in list(weights):
-                weights[f"module.{key}"] = weights.pop(key)
-        return f"{name} {what}", write(state)
-    if kind == "shape":
-        changed = choice(rng, (tensor.flatten()[:1], tensor[None], torch.zeros(0), tensor.flatten()))
-        weights[name] = changed.clone()
-        return f"{name} of shape {tuple(changed.shape)} instead of {tuple(tensor.shape)}", write(state)
-    dtype = choice(rng, (torch.float64, torch.float16, torch.int64, torch.bool, torch.complex64, torch.uint8, "nan", "inf"))
-    if isinstance(dtype, str):
-        weights[name] = torch.full_like(tensor, float(dtype)) if tensor.is_floating_point() else tensor
-    else:
-        weights[name] = tensor.to(dtype)
-    return f"{name} as {dtype}", write(state)
-
-
-def _with_code(rng: Rng, state: Any, weights: Any, name: str, marker: str) -> tuple[str, bytes]:
-    where = choice(rng, ("instead of a tensor", "beside the tensors", "alone", "under state_dict", "plain pickle"))
-    payload = Payload(marker)
-    if where == "alone":
-        return f"code {where}", saved(payload, zipped=bool(rng.integers(2)))
-    if where == "under state_dict":
-        return f"code {where}", saved({"state_dict": payload, **state})
-    if where == "plain pickle":
-        return f"code in a {where}", pickle.dumps(payload)
-    weights[name if where == "instead of a tensor" else "unknown"] = payload
-    return f"code {where}", saved(state, zipped=bool(rng.integers(2)))
-
-
-def _member_changed(rng: Rng, data: bytes, marker: str) -> tuple[str, bytes]:
-    """A member of torch's zip archive left out, emptied, damaged or replaced by code."""
-    source = zipfile.ZipFile(io.BytesIO(data))
-    names = source.namelist()
-    name = choice(rng, names)
-    what = choice(rng, ("left out", "empty", "damaged", "code", "as TorchScript"))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as target:
-        for each in names:
-            content = source.read(each)
-            if what == "code" and each.endswith("data.pkl"):
-                content = pickle.dumps(Payload(marker), protocol=2)
-            elif each == name and what == "left out":
-                continue
-            elif each == name and what in ("empty", "damaged"):
-                content = b"" if what == "empty" else damaged_bytes(rng, content)[1]
-            target.writestr(each, content)
-        if what == "as TorchScript":
-            target.writestr(names[0].split("/")[0] + "/constants.pkl", pickle.dumps(Payload(marker), protocol=2))
-    return f"archive member {'data.pkl' if what == 'code' else name}: {what}", buffer.getvalue()

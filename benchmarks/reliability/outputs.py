@@ -135,7 +135,5 @@ def _feed(digest: Any, content: Any) -> None:
 def contents(root: Path, reader: Reader) -> dict[str, str]:
     """What all files of a chain hold, by their path below its folder; logs are left out."""
     return {
-        str(path.relative_to(root)): reader.digest(path)
-        for path in files_below(root)
-        if not path.name.startswith(LOGS)
+        str(path.relative_to(root)): reader.digest(path) for path in files_below(root) if not path.name.startswith(LOGS)
     }

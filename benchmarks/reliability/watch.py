@@ -41,7 +41,8 @@ class Watch:
         ready, _, _ = select.select([self._descriptor], [], [], max(seconds, 0.0))
         if not ready:
             return []
-        data, found, position = os.read(self._descriptor, 1 << 16), [], 0
+        data, position = os.read(self._descriptor, 1 << 16), 0
+        found: list[Operation] = []
         while position < len(data):
             number, mask, _, length = struct.unpack_from("iIII", data, position)
             name = data[position + 16 : position + 16 + length].split(b"\0")[0].decode(errors="replace")
@@ -51,8 +52,10 @@ class Watch:
                 continue
             path = folder / name
             if mask & _ISDIR:
-                if mask & (_CREATE | _MOVED_TO):
-                    found += [Operation("create", made) for made in self._add(path)]
+                files = self._add(path) if mask & (_CREATE | _MOVED_TO) else []
+                if mask & _MOVED_TO:  # a finished folder gets its name: one operation, whatever is in it
+                    files, found = [], [*found, Operation("rename", path)]
+                found += [Operation("create", made) for made in files]
                 continue
             found += self._operation(mask, path)
         return found
