@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,24 +23,12 @@ from tqdm import tqdm
 
 from benchmarks.reliability import chain
 from benchmarks.reliability.chain import STAGES, Stage
+from benchmarks.reliability.hits import Hit, hits_table, kind_of
 from benchmarks.reliability.killing import Attempt, Course, Moment, attempt
 from benchmarks.reliability.outputs import Reader, contents, files_below, is_ours, is_temporary
-from benchmarks.reliability.report import machine, markdown, write_result
+from benchmarks.reliability.report import machine, write_result
 
 Contents = dict[str, dict[str, str]]  # by stage, then by path
-
-
-@dataclass
-class Hit:
-    """One kill: where it fell and what it left."""
-
-    chain: int
-    stage: str
-    seconds: float
-    processes: int
-    interrupted: str
-    unfinished: list[str]
-    cut_theirs: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -144,7 +132,7 @@ class KillTest:
                 else:
                     cut.append(name)
         last = found.operations[-1] if found.operations else None
-        interrupted = f"{last.kind} {_kind_of(last.path, work)}" if last else "before the first file operation"
+        interrupted = f"{last.kind} {kind_of(last.path, work)}" if last else "before the first file operation"
         self.hits.append(
             Hit(
                 number,
@@ -178,36 +166,6 @@ class KillTest:
 def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
     """Paths that only one has, or whose content differs."""
     return sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
-
-
-def _kind_of(path: Path, work: Path) -> str:
-    """A file's folder and type: one name for the files of all cases."""
-    parts = [part for part in path.relative_to(work).parts if not part.startswith(("Dataset", "Reliability", "fold_"))]
-    folder = "/".join(parts[:-1]).removeprefix("nnUNet_")
-    ending = ".".join(parts[-1].lstrip(".").split(".")[1:]) or parts[-1]
-    temporary = " (temporary)" if is_temporary(path, work) else ""
-    return f"{folder}/*.{ending}{temporary}"
-
-
-def table(test: KillTest) -> str:
-    """What was hit, a row a stage."""
-    by_stage: dict[str, list[Hit]] = defaultdict(list)
-    for hit in test.hits:
-        by_stage[hit.stage].append(hit)
-    rows = []
-    for stage in test.stages:
-        hits = by_stage[stage.name]
-        common = Counter(hit.interrupted for hit in hits).most_common(3)
-        rows.append([
-            stage.name, len(hits), f"{test.courses[stage.name].seconds:.0f}",
-            sum(bool(hit.unfinished) for hit in hits), sum(bool(hit.cut_theirs) for hit in hits),
-            "; ".join(f"{what} ({count})" for what, count in common),
-        ])  # fmt: skip
-    total = [f"**{sum(map(int, column))}**" for column in zip(*((row[1], row[3], row[4]) for row in rows), strict=True)]
-    rows.append(["all", total[0], "", total[1], total[2], ""])
-    columns = ["stage", "kills", "s uninterrupted", "a temporary file left", "a file of nnU-Net's cut",
-               "last file operation before the kill (the three most frequent)"]  # fmt: skip
-    return markdown(columns, rows)
 
 
 def run_kill_test(root: Path, scans: Path, *, kills: int, chains: int, seed: int, twice: bool = True) -> KillTest:
@@ -258,7 +216,7 @@ def main() -> None:
             root, scans, kills=options.kills, chains=options.chains, seed=options.seed, twice=not options.once
         )
     minutes = (time.monotonic() - start) / 60
-    print(table(test))
+    print(hits_table(test.hits, test.courses))
     print(f"\nseed {options.seed}, {minutes:.0f} min, {machine()}")
     print(f"differs between two uninterrupted chains: {', '.join(sorted(test.varying)) or 'nothing'}")
     for note, count in test.notes.items():
