@@ -53,6 +53,8 @@ STAGES: tuple[Stage, ...] = (
         Stage(name, ("nnUNetv2_clisc", "pseudo_label", "-d", "501", *QUICK, "--stage", name))
         for name in LABELLING
     ),
+    # other prompts: each mask is made over one that is there with its record, by the command without --stage
+    Stage("labels_anew", ("nnUNetv2_clisc", "pseudo_label", "-d", "501", *QUICK, "--set", "prompts.margin=3")),
     Stage("plan", ("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", "-np", "1", "-npfp", "1"),
           stock=True),
     Stage("round_1", _TRAIN, again=("--c",), environment=(_LOADING, ("CLISC_STOP_AFTER_ROUND_1", "1"))),

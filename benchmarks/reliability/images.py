@@ -158,8 +158,11 @@ def by_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        if abs(struct.unpack_from("<f", data, 112)[0]) < 1e-9:  # ITK takes such a slope for none, nibabel only 0 itself
-            data = data[:112] + struct.pack("<f", 1.0) + data[116:]
+        offset, slope = struct.unpack_from("<2f", data, 108)
+        if not 1e-9 < abs(slope) < float("inf"):  # ITK takes such a slope for none, nibabel only 0 itself
+            slope = 1.0
+        # the voxels of a file in one piece begin behind header and extension flag, whatever is written there
+        data = data[:108] + struct.pack("<2f", max(offset, 352.0), slope) + data[116:]
         image = nibabel.Nifti1Image.from_bytes(data)
         voxels = np.asarray(image.dataobj, dtype=np.float64)
         while voxels.ndim > 3 and voxels.shape[-1] == 1:

@@ -168,11 +168,11 @@ def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
     return sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
 
 
-def run_kill_test(root: Path, scans: Path, *, kills: int, chains: int, seed: int, twice: bool = True) -> KillTest:
+def run_kill_test(root: Path, scans: Path, *, kills: int, chains: int, seed: int) -> KillTest:
     """The whole test; `chains` are planned, a few more are added where stages ended before they could be killed."""
     test = KillTest(root, np.random.default_rng(seed))
     test.prepare(scans)
-    for again in (False, True)[: 1 + twice]:
+    for again in (False, True):
         test.uninterrupted(again)
     with tqdm(total=kills, desc="kills", unit="kill") as bar:
         for number in range(2 * chains):
@@ -204,7 +204,6 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=4, help="whole chains over which the kills are spread")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("kill_test.json"))
-    parser.add_argument("--once", action="store_true", help="one uninterrupted chain only: what varies is not known")
     options = parser.parse_args()
     from tests.conftest import make_scans
 
@@ -212,9 +211,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kill_test_") as folder:
         root = Path(folder)
         scans = make_scans(root / "scans", chain.CASES, chain.SHAPE)
-        test = run_kill_test(
-            root, scans, kills=options.kills, chains=options.chains, seed=options.seed, twice=not options.once
-        )
+        test = run_kill_test(root, scans, kills=options.kills, chains=options.chains, seed=options.seed)
     minutes = (time.monotonic() - start) / 60
     print(hits_table(test.hits, test.courses))
     print(f"\nseed {options.seed}, {minutes:.0f} min, {machine()}")
