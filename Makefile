@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test test-slow slurm-test browser-test bench demo lint clean
+.PHONY: setup test test-slow slurm-test browser-test bench kill-test fuzz demo lint clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +37,13 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/bench.py -o bench.json
+
+# half an hour and a minute on 2 cores; docs/reliability.md
+kill-test: setup
+	$(BIN)/python -m benchmarks.reliability.kill_test -o kill_test.json $(ARGS)
+
+fuzz: setup
+	$(BIN)/python -m benchmarks.reliability.fuzz -o fuzz.json $(ARGS)
 
 demo: setup
 	$(BIN)/nnUNetv2_clisc demo -o demo_output

@@ -1,0 +1,1 @@
+from benchmarks.reliability.trainer import ReliabilityTrainer  # noqa: F401  (a shim: nnU-Net finds it here)
