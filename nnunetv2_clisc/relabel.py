@@ -130,7 +130,7 @@ class Relabelling:
         seg = np.asarray(trainer.label_manager.convert_logits_to_segmentation(logits)).astype(np.int16)[None]
         if any(trainer.configuration_manager.use_mask_for_norm):
             outside = outside_mask(
-                [trainer.raw_scan(case)],
+                trainer.raw_scans(case),
                 properties,
                 trainer.plans_manager,
                 trainer.configuration_manager,

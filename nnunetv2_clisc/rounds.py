@@ -29,6 +29,7 @@ from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.models import load_sam
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import Settings
+from pseudo_labeling.workspace import flair_channel
 
 PSEUDO_NOTE = (
     "CLISC: every Dice in this log compares with pseudo-labels, not with masks drawn by hand; "
@@ -350,11 +351,18 @@ class SelfTraining(nnUNetTrainer):
             dist.barrier()
 
     def raw_scan(self, case: str) -> Path:
-        """The file of a training scan."""
+        """The file of a training scan that SAM is shown: its FLAIR channel."""
+        name = self.plans_manager.dataset_name
+        return self.raw_scans(case)[flair_channel(self.dataset_json, f"{name}/dataset.json")]
+
+    def raw_scans(self, case: str) -> list[Path]:
+        """The files of a training scan, one a channel."""
         if not nnUNet_raw.is_set():
             raise ClisError("nnUNet_raw: not set; S3F reads the scans there, so export it and run the command again")
         ending = self.dataset_json["file_ending"]
-        return Path(nnUNet_raw, self.plans_manager.dataset_name, "imagesTr", f"{case}_0000{ending}")
+        folder = Path(nnUNet_raw, self.plans_manager.dataset_name, "imagesTr")
+        channels = range(len(self.dataset_json.get("channel_names") or (0,)))
+        return [folder / f"{case}_{channel:04d}{ending}" for channel in channels]
 
     def _settings(self) -> Settings:
         return Settings.from_dict(self.dataset_json.get("clisc", {}).get("settings", {}))

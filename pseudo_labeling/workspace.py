@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,25 @@ def key_of(*parts: Any) -> str:
     """A short key of everything a result depends on; equal keys mean the result need not be made again."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def flair_channel(dataset_json: Mapping[str, Any], where: Path | str) -> int:
+    """Number of the FLAIR channel by the names in a dataset.json; 0 where there is only one channel.
+
+    Raises:
+        PseudoLabelError: several channels, and not exactly one of them is called FLAIR.
+    """
+    names = dataset_json.get("channel_names")
+    if not isinstance(names, dict) or len(names) < 2:
+        return 0
+    flair = [number for number, name in names.items() if _FLAIR.search(str(name))]
+    if len(flair) != 1 or not str(flair[0]).isdigit():
+        listed = ", ".join(f"{number}: {name}" for number, name in names.items())
+        raise PseudoLabelError(
+            f"{where}: has {len(names)} channels ({listed}) and {len(flair)} of them are called FLAIR; "
+            "name the one to label FLAIR in channel_names, or convert the FLAIR scans alone"
+        )
+    return int(flair[0])
 
 
 class Workspace:
@@ -57,22 +76,8 @@ class Workspace:
 
     @cached_property
     def channel(self) -> int:
-        """Number of the FLAIR channel, as `dataset.json` names the channels; 0 where there is only one.
-
-        Raises:
-            PseudoLabelError: several channels, and not exactly one of them is called FLAIR.
-        """
-        names = read_json(self.dataset_json).get("channel_names") if self.dataset_json.is_file() else None
-        if not isinstance(names, dict) or len(names) < 2:
-            return 0
-        flair = [number for number, name in names.items() if _FLAIR.search(str(name))]
-        if len(flair) != 1 or not str(flair[0]).isdigit():
-            listed = ", ".join(f"{number}: {name}" for number, name in names.items())
-            raise PseudoLabelError(
-                f"{self.dataset_json}: has {len(names)} channels ({listed}) and {len(flair)} of them are called FLAIR; "
-                "name the one to label FLAIR in channel_names, or convert the FLAIR scans alone"
-            )
-        return int(flair[0])
+        """Number of the FLAIR channel, see :func:`flair_channel`."""
+        return flair_channel(read_json(self.dataset_json), self.dataset_json) if self.dataset_json.is_file() else 0
 
     @property
     def _image_ending(self) -> str:
