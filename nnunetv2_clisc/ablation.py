@@ -12,7 +12,7 @@ from nnunetv2_clisc.ablation_networks import NetworkRuns
 from nnunetv2_clisc.ablation_runs import Run, chosen_runs
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders, mask_files
-from nnunetv2_clisc.labelling import raw_dataset, usable_device
+from nnunetv2_clisc.labelling import nnunet_device, raw_dataset, usable_device
 
 
 def ablate(
@@ -60,10 +60,11 @@ def ablate(
     scans, masks = list_volumes(images), mask_files(gt)
     if missing := sorted(scans.keys() - masks.keys()):
         raise ClisError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")
-    where = usable_device(device)
+    trains = any(run.trains_network for run in runs)
+    where = nnunet_device(device) if trains else usable_device(device)
     labels = LabelRuns(dataset, images, output, where)
     networks = None
-    if any(run.trains_network for run in runs):
+    if trains:
         networks = NetworkRuns(dataset, scans, output, trainer=trainer, plans=plans, fold=fold, device=where)
     results: dict[str, list[Result]] = {run.name: [] for run in runs}
     for run in runs:

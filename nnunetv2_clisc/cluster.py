@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import raw_dataset
+from nnunetv2_clisc.labelling import check_without_number, raw_dataset
 from nnunetv2_clisc.labelling_options import LabellingOptions
 from nnunetv2_clisc.parts import Part
 
@@ -135,6 +135,8 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
     """
     if parts < 1 or training.relabel_parts < 1:
         raise ClisError("-num_parts, --relabel-parts: must be 1 or more")
+    if training.trainer is not None:
+        check_without_number(options.device)
     further = _further_options(resources.sbatch)
     dataset = raw_dataset(options.dataset_id)
     try:

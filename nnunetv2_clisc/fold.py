@@ -170,6 +170,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         with whole(path) as temporary:
             yield temporary
     except RuntimeError as error:
+        if "CUDA" in str(error):  # of the GPU that the tensors are on
+            raise
         words = " ".join(str(error).split())[:100]
         raise ClisError(
             f"{path}: could not be written whole ({words}; {free_space(path)}); make room and run the same command "

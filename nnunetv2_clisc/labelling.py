@@ -207,3 +207,21 @@ def usable_device(device: str | None) -> str:
     else:
         what = "not a device; it is cpu, cuda, cuda:N or mps"
     raise ClisError(f"-device {device}: {what}; use -device {' or '.join(there)}")
+
+
+def nnunet_device(device: str | None) -> str:
+    """As :func:`usable_device`, for commands that hand the device to nnU-Net, which takes no GPU's number.
+
+    Raises:
+        ClisError: not a device, not there, or a GPU by its number.
+    """
+    where = usable_device(device)
+    check_without_number(where)
+    return where
+
+
+def check_without_number(device: str | None) -> None:
+    """Refuse `cuda:N` where nnU-Net would take GPU 0 instead."""
+    kind, colon, number = (device or "").partition(":")
+    if colon:
+        raise ClisError(f"-device {device}: nnU-Net takes no number; set CUDA_VISIBLE_DEVICES={number}, give {kind}")

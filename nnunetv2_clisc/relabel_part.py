@@ -11,7 +11,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import usable_device
+from nnunetv2_clisc.labelling import nnunet_device
 from nnunetv2_clisc.parts import Part
 from nnunetv2_clisc.rounds import SelfTraining
 
@@ -34,7 +34,7 @@ def relabel_part(
     Raises:
         ClisError, PseudoLabelError: whatever the user can mend.
     """
-    kind = torch.device(usable_device(device))
+    kind = torch.device(nnunet_device(device))
     if kind.type == "cpu":  # as nnUNetv2_train does, so that both get the same predictions
         torch.set_num_threads(multiprocessing.cpu_count())
     if not nnUNet_preprocessed.is_set():

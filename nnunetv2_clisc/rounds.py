@@ -168,9 +168,11 @@ class SelfTraining(nnUNetTrainer):
                 raise ClisError(f"{place}: a checkpoint of {found}; use -tr {found}")
             try:
                 self._restore(content)
-            except RuntimeError as error:  # torch's words for another network
-                if self.continued and _is_set(ANEW_VARIABLE):
-                    return  # the plans changed, so the fold will be trained anew
+            except RuntimeError as error:
+                if "state_dict" not in str(error):  # torch's word where it is given another network's weights
+                    raise
+                if _is_set(ANEW_VARIABLE) and (state := self.folder.read_state()) and state.origin != self.origin():
+                    return  # plans of before: this fold is about to be trained anew
                 raise ClisError(
                     f"{place}: its network is not the one that plans and trainer describe now; run nnUNetv2_train "
                     "without --c to train anew, or restore the plans it was trained with"

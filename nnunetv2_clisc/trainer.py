@@ -83,7 +83,7 @@ class CLISCTrainer(SelfTraining):
         """nnU-Net's; on a CLISC dataset the reference is a pseudo-label, and the log says so."""
         if "clisc" in self.dataset_json:
             self.print_to_log_file(PSEUDO_NOTE)
-        with self.inference_settings():
+        with one_line_errors(self.output_folder or ""), self.inference_settings():
             super().perform_actual_validation(save_probabilities)
 
     def inference_settings(self) -> AbstractContextManager[Any]:

@@ -149,6 +149,11 @@ def test_a_branch_goes_on_in_round_2_with_other_cases(
     assert trainer.folder.final(2).read_bytes() != source.final(2).read_bytes()
     assert not (trainer.folder.path / "round_1" / "progress.png").exists()
     assert digest(source.path) == before
+    finished = trainer.folder.final(2).read_bytes()
+    branch(source, trainer.folder, keep_all([a for a in agreements if a]), {"beta": None})
+    (aside,) = trainer.folder.path.parent.glob("until_*_fold_0")
+    assert (aside / "checkpoint_final.pth").read_bytes() == finished
+    assert not trainer.folder.final(2).exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from nnunetv2_clisc.cli import _parser
 from nnunetv2_clisc.cluster import Command, Resources, Training, chain, submit
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import usable_device
+from nnunetv2_clisc.labelling import nnunet_device, usable_device
 from nnunetv2_clisc.labelling_options import LabellingOptions
 from tests.conftest import Run
 
@@ -94,6 +94,8 @@ def test_without_submitit_or_slurm_the_user_is_told(clisc: Run, nnunet: Path, mo
         submit(OPTIONS, 2, Training(), Resources(sbatch=("partition",)))
     with pytest.raises(ClisError, match="-num_parts"):
         submit(OPTIONS, 0, Training(), Resources())
+    with pytest.raises(ClisError, match="-device cuda:1: nnU-Net"):
+        submit(LabellingOptions(501, device="cuda:1"), 1, Training(), Resources())
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ClisError, match=r"pip install 'nnunetv2-clisc\[slurm\]'"):
         submit(OPTIONS, 2, Training(), Resources())
@@ -114,6 +116,8 @@ def test_devices_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [usable_device(device) for device in (None, "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(ClisError, match=r"-device cuda:1: nnU-Net takes no .*CUDA_VISIBLE_DEVICES=1, give cuda"):
+        nnunet_device("cuda:1")
     with pytest.raises(ClisError, match="-device mps: torch sees no such device here; use -device cpu or cuda"):
         usable_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

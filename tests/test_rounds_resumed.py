@@ -13,7 +13,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_clisc.fold import FoldFolder
-from tests.tiny_nnunet import CLISC_ENTRY, NAME, TinyDataset, digest, python
+from nnunetv2_clisc.plans import NetworkSettings
+from tests.tiny_nnunet import CLISC_ENTRY, NAME, QuickTrainer, TinyDataset, digest, python
 from tests.trained_fold import back_to, rows
 
 
@@ -127,6 +128,15 @@ def test_model_without_a_state_is_neither_continued_nor_deleted(fold: FoldFolder
     assert (earlier(fold)[0] / "checkpoint_final.pth").read_bytes() == model
 
 
+class Thinner(QuickTrainer):
+    """A network of other plans."""
+
+    network_settings = NetworkSettings(features=(2, 4, 4), patch=(16, 32, 32))
+
+
+Thinner.__name__ = "QuickTrainer"  # the same output folder
+
+
 def test_finished_model_of_other_labels_is_not_taken_for_one_of_these(
     fold: FoldFolder, tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +144,12 @@ def test_finished_model_of_other_labels_is_not_taken_for_one_of_these(
     changed = {"clisc": CLISC_ENTRY | {"seed": 5}}
     with pytest.raises(SystemExit, match=r"error: .*cannot continue.*without --c"):
         tiny.trainer(continued=True, **changed).run_training()
+    monkeypatch.setenv("CLISC_ANEW_IF_CHANGED", "1")
+    thinner = tiny.trainer(Thinner, continued=True)
+    thinner.load_checkpoint(str(fold.final(2)))  # of other plans: not loaded, and no error
+    monkeypatch.delenv("CLISC_ANEW_IF_CHANGED")
+    with pytest.raises(SystemExit, match="its network is not the one"):
+        thinner.load_checkpoint(str(fold.final(2)))
     monkeypatch.setenv("CLISC_ANEW_IF_CHANGED", "1")
     same = tiny.trainer()
     assert same._enter().finished
