@@ -178,7 +178,7 @@ def test_output_that_cannot_be(folders: Path) -> None:
         with pytest.raises(ClisError, match=f"-o .*{named}"):
             compare(methods, folders / "gt", folders / out)
     assert (folders / "file").read_text() == "mine"
-    with pytest.raises(ClisError, match="--pred .*gt: is the folder of --gt"):
+    with pytest.raises(ClisError, match=r"--pred .*gt: is the folder of --gt"):
         evaluate(folders / "exact" / ".." / "gt", folders / "gt")
     for place, named in (("nowhere/r.json", "cannot be written, its folder is not there"), ("gt", "is a folder")):
         with pytest.raises(ClisError, match=f"--json .*{place}: {named}"):
