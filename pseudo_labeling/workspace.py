@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.files import read_json, sha256_of, write_bytes, write_json
+from dataset_conversion.integrity import check_fetched
 from pseudo_labeling.errors import PseudoLabelError
 
 ENDING = ".nii.gz"
@@ -61,17 +62,15 @@ class Workspace:
         """Names of the cases in `imagesTr`, sorted.
 
         Raises:
-            PseudoLabelError: no images, or a link whose file is not on this machine.
+            PseudoLabelError: no images.
+            ConversionError: a link whose file is not on this machine.
         """
         ending = self._image_ending
         files = [path for path in self.images_dir.glob(f"*{ending}") if not path.name.startswith(".")]
         if not files:
             raise PseudoLabelError(f"{self.images_dir}: no files *{ending}; make the dataset with `convert` first")
-        if broken := [path for path in files if path.is_symlink() and not path.exists()]:
-            raise PseudoLabelError(
-                f"{broken[0]}: a link to a file that is not there ({len(broken)} such scans); fetch the content "
-                "(e.g. `git annex get` or `datalad get`) or remove the link"
-            )
+        for path in files:
+            check_fetched(path)
         return sorted(path.name[: -len(ending)] for path in files)
 
     @cached_property

@@ -206,7 +206,9 @@ def test_a_link_to_nowhere_is_not_a_case_less(dataset: Path) -> None:
     scan = dataset / "imagesTr" / "p02_0000.nii.gz"
     scan.unlink()
     scan.symlink_to(dataset / "annex" / "gone.nii.gz")
-    with pytest.raises(PseudoLabelError, match=r"p02_0000\.nii\.gz: a link to a file that is not there .*; fetch"):
+    with pytest.raises(
+        ValueError, match=r"p02_0000\.nii\.gz: a symbolic link to a file that is not there .*datalad get"
+    ):
         label()
 
 
