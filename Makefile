@@ -38,7 +38,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/bench.py -o bench.json
 
-# half an hour and a minute on 2 cores; docs/reliability.md
+# about half an hour, and a minute or two, on 2 cores; docs/reliability.md
 kill-test: setup
 	$(BIN)/python -m benchmarks.reliability.kill_test -o kill_test.json $(ARGS)
 
