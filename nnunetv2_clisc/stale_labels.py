@@ -57,12 +57,9 @@ def check_current(trainer: SelfTraining) -> None:
         )
     copies = _hashes(_copies(trainer, cases))
     if changed := [case for case in cases if copies[case] != labels[case]]:
-        older = [c for (c, copy) in _copies(trainer, changed) if copy.exists() and not _newer(raw.label(c), copy)]
-        hint = (
-            ""
-            if not older
-            else f"remove {_folder(trainer) / 'gt_segmentations'}, where nnU-Net keeps newer files, and "
-        )
+        hint = ""
+        if any(copy.exists() and not _newer(raw.label(case), copy) for case, copy in _copies(trainer, changed)):
+            hint = f"remove {_folder(trainer) / 'gt_segmentations'}, where nnU-Net keeps newer files, and "
         raise _not_preprocessed(trainer, f"labels of {_named(changed)} are not those that were preprocessed", hint)
     if changed := _outdated(trainer, raw, cases):
         raise _not_preprocessed(trainer, f"{_named(changed)}: preprocessed before labels or scans were made anew")
