@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -50,13 +51,21 @@ def whole(path: Path, before: Callable[[Path], object] | None = None) -> Iterato
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file or folder on the disk; a file system that cannot is left alone."""
-    with suppress(OSError):
+    """Have the system put a file or folder on the disk; a file system that cannot is left alone.
+
+    Raises:
+        OSError: the disk is full or broken; a network disk says so only now.
+    """
+    try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            error.filename = error.filename or str(path)
+            raise
 
 
 def remove_partial(folder: Path) -> None:
@@ -155,6 +164,18 @@ def read_json(path: Path) -> Any:
         raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise ConversionError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read JSON that must be an object, i.e. names with values, as `dataset.json` is.
+
+    Raises:
+        ConversionError: missing, not JSON, or something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path}: is no JSON object (names with values); mend or remove it")
+    return content
 
 
 def sha256_of(path: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.nifti_header import MILLIMETRES, UNITS, NiftiHeader
+from dataset_conversion.nifti_header import FIRST_VOXEL, MILLIMETRES, UNITS, NiftiHeader
 
 APART = 0.1  # of the shortest edge of a voxel: corners further apart under two transforms are in two places
 EDGES_MM = (0.01, 50.0)  # of a voxel of any head, a mouse's included
@@ -25,8 +25,14 @@ def check_header(header: NiftiHeader, path: Path) -> None:
     """Raise where a header does not say where its volume lies, or how large a voxel is.
 
     Raises:
-        ConversionError: pixdim that is 0, negative or NaN; a used transform that is not finite or is flat.
+        ConversionError: pixdim that is 0, negative or NaN; a used transform that is not finite or is flat; voxels that
+            would begin inside the header.
     """
+    if not FIRST_VOXEL <= header.data_offset < 1e9:
+        raise ConversionError(
+            f"{path}: its header lets the voxels begin at byte {header.data_offset:g}, not at {FIRST_VOXEL} or later; "
+            "write the file anew"
+        )
     used = max(1, min(3, header.dims[0]))
     edges = header.pixdim[:used]
     if not (np.isfinite(edges).all() and (edges > 0).all()):

@@ -11,9 +11,11 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.nifti_header import NiftiHeader, parse_header
@@ -36,10 +38,13 @@ class Content:
     Attributes:
         ending: by which ITK knows such content.
         nifti: the header, where it is NIfTI.
+        not_finite: number of voxels that are NaN or infinite, where `check_complete` has counted them; ITK reads such
+            voxels of a NIfTI as 0 without a word.
     """
 
     ending: str
     nifti: NiftiHeader | None = None
+    not_finite: int = 0
 
     @property
     def compressed_nifti(self) -> bool:
@@ -102,12 +107,28 @@ def check_complete(path: Path) -> Content:
         if content.nifti is not None:
             with path.open("rb") as raw:
                 file: BinaryIO = gzip.GzipFile(fileobj=raw) if content.compressed_nifti else raw  # type: ignore[assignment]
-                found = sum(len(chunk) for chunk in iter(lambda: file.read(_CHUNK), b""))
+                found, not_finite = _read_to_the_end(file, content.nifti)
             if found < content.nifti.file_bytes:
                 raise _truncated(path)
+            return replace(content, not_finite=not_finite)
         elif content.ending == ".mha":
             _check_meta_image(path)
     return content
+
+
+def _read_to_the_end(file: BinaryIO, header: NiftiHeader) -> tuple[int, int]:
+    """Bytes of an unpacked NIfTI file, and how many of its voxels are NaN or infinite."""
+    found = not_finite = 0
+    voxels = b""  # not yet looked at: a chunk may end inside one
+    for chunk in iter(lambda: file.read(_CHUNK), b""):
+        if header.floats:
+            voxels += chunk[max(header.first_voxel - found, 0) : max(header.file_bytes - found, 0)]
+            count = len(voxels) // np.dtype(header.floats).itemsize
+            values = np.frombuffer(voxels, header.floats, count)
+            not_finite += count - int(np.isfinite(values).sum())
+            voxels = voxels[values.nbytes :]
+        found += len(chunk)
+    return found, not_finite
 
 
 @contextmanager
@@ -134,17 +155,36 @@ def _check_meta_image(path: Path) -> None:
             fields[key.strip().lower()] = value.strip()
             if key.strip().lower() == "elementdatafile":
                 break
-        present = path.stat().st_size - file.tell()
+        start = file.tell()
+        present = path.stat().st_size - start
     if "elementdatafile" not in fields or "dimsize" not in fields:
         raise ConversionError(f"{path}: its MetaImage header lacks its size or data; replace the file")
     try:
-        if fields.get("compresseddata", "").lower() == "true":
-            expected = int(fields.get("compresseddatasize", 0))
-        else:
-            kind = fields.get("elementtype", "").removeprefix("MET_").removesuffix("_ARRAY")
-            channels = int(fields.get("elementnumberofchannels", 1))
-            expected = math.prod(map(int, fields["dimsize"].split())) * channels * _META_BYTES.get(kind, 1)  # at least
+        kind = fields.get("elementtype", "").removeprefix("MET_").removesuffix("_ARRAY")
+        channels = int(fields.get("elementnumberofchannels", 1))
+        expected = math.prod(map(int, fields["dimsize"].split())) * channels * _META_BYTES.get(kind, 1)  # at least
     except ValueError as error:
         raise _truncated(path) from error
-    if fields["elementdatafile"].upper() == "LOCAL" and present < expected:
-        raise _truncated(path)
+    if fields["elementdatafile"].upper() == "LOCAL":
+        if fields.get("compresseddata", "").lower() == "true":
+            present = _inflated_bytes(path, start)  # ITK prints what is wrong with it, and makes up voxels
+        if present < expected:
+            raise _truncated(path)
+
+
+def _inflated_bytes(path: Path, start: int) -> int:
+    """Bytes of the zlib stream that begins at `start`, read to its end, where its checksum is.
+
+    Raises:
+        EOFError, zlib.error: cut short or damaged.
+    """
+    unpack, found = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            while chunk and not unpack.eof:
+                found += len(unpack.decompress(chunk, 16 * _CHUNK))
+                chunk = unpack.unconsumed_tail
+    if not unpack.eof:
+        raise EOFError
+    return found

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 HEADER_BYTES = 348
+FIRST_VOXEL = 352  # bytes before it at least, where header and voxels are one file
+_FLOATS = {16: "f4", 64: "f8"}  # of the header's codes of a voxel's type
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of the header's unit of length; without a code the numbers are in mm
 UNITS = {1: "metres", 2: "mm", 3: "micrometres"}
 
@@ -20,6 +22,7 @@ class NiftiHeader:
     Attributes:
         dims: number of dimensions and size of each, x first.
         bits: of a voxel.
+        floats: NumPy's name of the voxels' type where that can hold NaN, else empty.
         data_offset: bytes before the first voxel.
         pixdim: `(3,)` edges of a voxel, in the header's unit.
         unit: code of the unit of length.
@@ -29,6 +32,7 @@ class NiftiHeader:
 
     dims: tuple[int, ...]
     bits: int
+    floats: str
     data_offset: float
     pixdim: np.ndarray
     unit: int
@@ -36,9 +40,14 @@ class NiftiHeader:
     sform: np.ndarray | None
 
     @property
+    def first_voxel(self) -> int:
+        """Bytes before the first voxel, 0 where the header has no sound number."""
+        return int(min(max(self.data_offset, 0), 1e12)) if math.isfinite(self.data_offset) else 0
+
+    @property
     def file_bytes(self) -> int:
         """Uncompressed size of a file that is whole."""
-        return int(min(max(self.data_offset, 0), 1e12)) + math.prod(self.dims[1 : self.dims[0] + 1]) * self.bits // 8
+        return self.first_voxel + math.prod(self.dims[1 : self.dims[0] + 1]) * self.bits // 8
 
     @property
     def corners(self) -> np.ndarray:
@@ -66,6 +75,7 @@ def parse_header(data: bytes) -> NiftiHeader | None:
     return NiftiHeader(
         dims=dims,
         bits=struct.unpack_from(order + "h", data, 72)[0],
+        floats=order + kind if (kind := _FLOATS.get(struct.unpack_from(order + "h", data, 70)[0])) else "",
         data_offset=struct.unpack_from(order + "f", data, 108)[0],
         pixdim=pixdim[1:],
         unit=data[123] & 7,

@@ -39,6 +39,11 @@ def read_with_header(path: Path, pixel_type: int | None = None) -> tuple[sitk.Im
     """
     content = check_complete(path)
     header = content.nifti
+    if content.not_finite:
+        raise ConversionError(
+            f"{path}: has NaN or infinite voxels ({content.not_finite}), which ITK would read as 0; write 0 there if "
+            "they are air, or leave this case out"
+        )
     if header is not None and header.dims[0] >= 3:
         check_header(header, path)
     with _reader(path, content) as reader:

@@ -15,7 +15,7 @@ import blosc2
 import numpy as np
 from nnunetv2.paths import nnUNet_raw
 
-from dataset_conversion.files import read_json, sha256_of
+from dataset_conversion.files import read_object, sha256_of
 from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.workspace import Workspace, key_of
 
@@ -45,7 +45,7 @@ def check_current(trainer: SelfTraining) -> None:
         return
     cases = raw.cases()
     labels = _hashes((case, raw.label(case)) for case in cases)
-    made = read_json(raw.dataset_json)["clisc"]
+    made = read_object(raw.dataset_json)["clisc"]
     if made.get("digests") is not None:
         _check_raw(trainer, raw, made["digests"], labels, cases)
     if made.get("digests") != digests:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json, write_table
+from dataset_conversion.files import read_json, read_object, remove_partial, sha256_of, write_json, write_table
 from pseudo_labeling import weights
 from pseudo_labeling.cam_pass import CamPasses
 from pseudo_labeling.context import RunContext
@@ -93,7 +93,7 @@ def finish_run(
 def _write_dataset_json(
     run: RunContext, given: Path | None, by_hand: list[str], passes: CamPasses, device: str
 ) -> None:
-    content = read_json(run.files.dataset_json)
+    content = read_object(run.files.dataset_json)
     classifier = read_json(run.files.root / "classifier" / f"{passes.final}.json")
     content["clisc"] = {
         "settings": run.settings.to_dict(),

@@ -80,6 +80,7 @@ def load_clip(spec: str, device: torch.device | str = "cpu") -> ClipBundle:
     """
     path, record = locate("clip", spec)
     state = read_state_dict(path)
+    _check_finite({name: tensor for name, tensor in state.items() if not name.endswith("attn_mask")}, path)
     tokenizer: Tokenizer
     preprocess: Preprocess
     if "visual.conv1.weight" in state and "text_projection" in state:
@@ -107,6 +108,7 @@ def load_sam(spec: str, device: torch.device | str = "cpu") -> SamBundle:
     """
     path, record = locate("sam", spec)
     state = read_state_dict(path)
+    _check_finite(state, path)
     kind = published_sam(state)
     if kind:
         model: Sam = _filled(sam_model_registry[kind], state, path, f"SAM {kind}")
@@ -138,6 +140,7 @@ def load_resnet50_state(spec: str) -> dict[str, torch.Tensor] | None:
         return None
     path, _ = locate("resnet50", spec)
     state = read_state_dict(path)
+    _check_finite(state, path)
     with torch.device("meta"):
         skeleton = torchvision.models.resnet50(weights=None)
     _compare(skeleton.state_dict(), state, path, "torchvision ResNet50")
@@ -173,6 +176,13 @@ def _filled(build: Callable[[], Any], state: Mapping[str, torch.Tensor], path: P
         model = build()
     model.load_state_dict(state)
     return model
+
+
+def _check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise where a weight is NaN or infinite: every mask would be empty, and nothing would say why."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise PseudoLabelError(f"{path}: {name} holds NaN or infinity; the file is damaged, get it again")
 
 
 def _compare(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path, title: str) -> None:

@@ -194,7 +194,7 @@ def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, 
         where = f"{path}, line {number}"
         case = row["case"]
         if case not in labels:
-            raise PseudoLabelError(f"{where}: imagesTr has no case '{case}'; correct the name or remove the row")
+            raise PseudoLabelError(f"{where}: imagesTr has no case {case!r}; correct the name or remove the row")
         try:
             z, label = int(row["slice"]), int(row["label"])
         except (TypeError, ValueError):

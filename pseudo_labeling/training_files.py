@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import torch
 
 from dataset_conversion.files import write_bytes
 from pseudo_labeling.classifier import TrainingState
+
+logger = logging.getLogger(__name__)
 
 SAVED_EVERY = 30.0  # seconds between two states: an epoch of a small network takes little longer than saving one
 
@@ -58,5 +61,9 @@ def load_state(path: Path, key: str) -> TrainingState | None:
     """The state of an interrupted training of the very same task, if there is one."""
     if not path.exists():
         return None
-    saved = torch.load(path, weights_only=True, map_location="cpu")
-    return TrainingState(**saved["state"]) if saved["key"] == key else None
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        return TrainingState(**saved["state"]) if saved["key"] == key else None
+    except Exception as error:  # a damaged file fails in as many ways as there are parsers
+        logger.warning("%s: cannot be read (%s), so this training begins anew", path, type(error).__name__)
+        return None

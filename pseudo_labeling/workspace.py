@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.files import read_json, sha256_of, write_bytes, write_json
+from dataset_conversion.files import read_object, sha256_of, write_bytes, write_json
 from dataset_conversion.integrity import check_fetched
 from pseudo_labeling.errors import PseudoLabelError
 
@@ -76,7 +76,7 @@ class Workspace:
     @cached_property
     def channel(self) -> int:
         """Number of the FLAIR channel, see :func:`flair_channel`."""
-        return flair_channel(read_json(self.dataset_json), self.dataset_json) if self.dataset_json.is_file() else 0
+        return flair_channel(read_object(self.dataset_json), self.dataset_json) if self.dataset_json.is_file() else 0
 
     @property
     def _image_ending(self) -> str:
@@ -107,7 +107,7 @@ class Workspace:
     @property
     def complete(self) -> bool:
         """Whether the last run was finished and no label has been touched by a run since."""
-        return "clisc" in read_json(self.dataset_json)
+        return "clisc" in read_object(self.dataset_json)
 
     def claim_labels(self) -> None:
         """Make sure `labelsTr` is ours to write: a user's masks are never overwritten.
@@ -127,7 +127,7 @@ class Workspace:
 
     def forget_finished_run(self) -> None:
         """Labels are about to change: until they are complete again, `dataset.json` must not say so."""
-        content = read_json(self.dataset_json)
+        content = read_object(self.dataset_json)
         if content.pop("clisc", None) is not None:
             write_json(self.dataset_json, content)
 
