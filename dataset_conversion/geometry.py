@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.nifti_header import FIRST_VOXEL, MILLIMETRES, UNITS, NiftiHeader
+from dataset_conversion.nifti_header import CODES, FIRST_VOXEL, MILLIMETRES, UNITS, NiftiHeader
 
 APART = 0.1  # of the shortest edge of a voxel: corners further apart under two transforms are in two places
 EDGES_MM = (0.01, 50.0)  # of a voxel of any head, a mouse's included
@@ -25,7 +25,8 @@ def check_header(header: NiftiHeader, path: Path) -> None:
     """Raise where a header does not say where its volume lies, or how large a voxel is.
 
     Raises:
-        ConversionError: pixdim that is 0, negative or NaN; a used transform that is not finite or is flat; voxels that
+        ConversionError: a code of qform or sform that the standard does not know, which ITK takes for used and nibabel
+            for unused; pixdim that is 0, negative or NaN; a used transform that is not finite or is flat; voxels that
             would begin inside the header.
     """
     if not FIRST_VOXEL <= header.data_offset < 1e9:
@@ -33,6 +34,9 @@ def check_header(header: NiftiHeader, path: Path) -> None:
             f"{path}: its header lets the voxels begin at byte {header.data_offset:g}, not at {FIRST_VOXEL} or later; "
             "write the file anew"
         )
+    for name, code in zip(("qform", "sform"), header.codes, strict=True):
+        if code not in CODES:
+            raise ConversionError(f"{path}: its {name}_code is {code}, not 0 to {CODES[-1]}; mend the header")
     used = max(1, min(3, header.dims[0]))
     edges = header.pixdim[:used]
     if not (np.isfinite(edges).all() and (edges > 0).all()):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 HEADER_BYTES = 348
+CODES = range(6)  # that qform and sform may have
 FIRST_VOXEL = 352  # bytes before it at least, where header and voxels are one file
 _FLOATS = {16: "f4", 64: "f8"}  # of the header's codes of a voxel's type
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of the header's unit of length; without a code the numbers are in mm
@@ -26,6 +27,7 @@ class NiftiHeader:
         data_offset: bytes before the first voxel.
         pixdim: `(3,)` edges of a voxel, in the header's unit.
         unit: code of the unit of length.
+        codes: what qform and sform are said to be; 0 = unused.
         qform: `(4, 4)` voxel index to RAS position in the header's unit, from pixdim and quaternion; None if unused.
         sform: the same, as stored; None if unused.
     """
@@ -36,6 +38,7 @@ class NiftiHeader:
     data_offset: float
     pixdim: np.ndarray
     unit: int
+    codes: tuple[int, int]
     qform: np.ndarray | None
     sform: np.ndarray | None
 
@@ -79,6 +82,7 @@ def parse_header(data: bytes) -> NiftiHeader | None:
         data_offset=struct.unpack_from(order + "f", data, 108)[0],
         pixdim=pixdim[1:],
         unit=data[123] & 7,
+        codes=(qform_code, sform_code) if is_nifti else (0, 0),
         qform=_qform(quaternion, pixdim) if is_nifti and qform_code > 0 else None,
         sform=np.vstack([sform, [0, 0, 0, 1]]) if is_nifti and sform_code > 0 else None,
     )
