@@ -193,3 +193,13 @@ def test_round_cut_off_while_its_checkpoint_was_written_resumes(fold: FoldFolder
     assert final.is_file()
     assert fold.read_state().stage == "s3f"  # type: ignore[union-attr]
     assert not [path for path in leftovers if path.exists()]
+
+
+def test_c_goes_on_with_an_unfinished_fold_and_begins_a_new_one(fold: FoldFolder, tiny: TinyDataset) -> None:
+    back_to(fold, "round_2", forget=["checkpoint_final.pth"])
+    before = contents(fold.path)
+    assert tiny.trainer(continued=True)._enter().stage == "round_2"
+    assert contents(fold.path) == before
+    shutil.rmtree(fold.path)
+    assert tiny.trainer(continued=True)._enter().stage == "round_1"
+    assert not earlier(fold)
