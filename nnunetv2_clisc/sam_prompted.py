@@ -18,7 +18,7 @@ from pseudo_labeling import models, weights
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
-from pseudo_labeling.slices import read_scan, window_volume, write_mask
+from pseudo_labeling.slices import axial_slices, read_scan, write_mask
 from pseudo_labeling.workspace import ENDING
 
 
@@ -42,7 +42,7 @@ def sam_prompted(
         prompts_from: folder of masks on the scans' grids; scans without a mask are left out.
         output: folder that gets `CASE.nii.gz` in the scans' geometry, and `sam_prompted.json` with the settings.
         sam_weights: `embedded`, `paper`, a known name or a file; by default `paper` where present, else `embedded`.
-        prompting: kind of prompts, kind of points, margin in pixels.
+        prompting: kind of prompts, kind of points, margin in mm.
         device: `cpu` or `cuda`.
 
     Returns:
@@ -68,8 +68,8 @@ def sam_prompted(
         given = read_volume(mask_file)
         check_same_grid(read_volume(scans[case]), scans[case], given, mask_file)
         scan = read_scan(scans[case])
-        slices = window_volume(scan.volume)
-        prompts = prompts_from_roi(scan.stack_from_image(given), slices, prompting)
+        slices = axial_slices(scan, name=case)
+        prompts = prompts_from_roi(scan.squares(scan.stack_from_image(given)), slices, prompting, scan.pixel_mm)
         shown = np.zeros_like(slices) if blank_image else slices
         written.append(output / f"{case}{ENDING}")
         write_mask(scan, segmenter.masks(shown, prompts), written[-1])

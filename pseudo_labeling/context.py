@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataset_conversion.files import sha256_of
+from dataset_conversion.files import read_json, sha256_of
 from pseudo_labeling import models
 from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slices import Grid, fits_beside_another, read_slices
+from pseudo_labeling.slices import Grid, fits_beside_another, read_grid, read_slices
 from pseudo_labeling.weights import WeightSpecs
 from pseudo_labeling.workspace import Workspace
 
@@ -43,6 +43,7 @@ class RunContext:
         self.device = torch.device(device)
         self.image_labels = image_labels
         self.cases = self.files.cases()
+        self._grids: dict[str, Grid] = {}
         self._reader = AheadReader(
             lambda case: read_slices(self.files.image(case), self.settings.window), self.fits_beside_another
         )
@@ -66,9 +67,32 @@ class RunContext:
         """Grid and windowed slices `(z, y, x)` uint8 of a scan."""
         return self._reader(case)
 
+    def squares(self, case: str) -> list[int]:
+        """What a key must tell of a scan's pixels: how many squares they become, nothing where they are square."""
+        grid = self._grid(case)
+        return [] if grid is None or grid.square_shape == grid.shape else list(grid.square_shape)
+
+    def pixel_mm(self, case: str) -> list[float]:
+        """What the key of prompts must tell beside it: the pixels' edge, nothing where it is 1 mm."""
+        grid = self._grid(case)
+        return [] if grid is None or grid.pixel_mm == 1 else [grid.pixel_mm]
+
+    def ignored(self, case: str) -> list[str]:
+        """What the intensity window of a case left out, from the record of its slice labels."""
+        return list(read_json(self.files.root / "slice_labels" / f"{case}.json").get("ignored", []))
+
     def fits_beside_another(self, case: str) -> bool:
         """Whether there is memory to work on a case while another one is read or written."""
         return fits_beside_another(self.files.image(case))
+
+    def _grid(self, case: str) -> Grid | None:
+        """Of the scan's header; None where it has none, which reading it will say."""
+        if case not in self._grids:
+            try:
+                self._grids[case] = read_grid(self.files.image(case))
+            except RuntimeError:
+                return None
+        return self._grids[case]
 
     def command(self, stage: str) -> str:
         """What a user types to run one stage of this dataset."""

@@ -69,6 +69,7 @@ def finish_run(run: RunContext, labels: dict[str, SliceLabels], passes: CamPasse
             "slices": len(labels[case].label),
             "tumour_slices": int(labels[case].label.sum()),
             **{name: record[name] for name in ("prompted_slices", "roi_voxels", "mask_voxels")},
+            "ignored": "; ".join(run.ignored(case)),
         }
         for case, record in found.items()
     ]

@@ -40,7 +40,8 @@ class SliceLabelPass:
 
     def record(self, case: str) -> dict[str, Any] | None:
         """The record of a finished case, None when it must be (re)done."""
-        return self.run.files.record(STAGE, case, self._key(case))
+        record = self.run.files.record(STAGE, case, self._key(case))
+        return self._checked(case, record) if record is not None and "ignored" not in record else record
 
     def prepare(self) -> None:
         """Load what :meth:`make` needs, so that a broken weight file is no failure of a case."""
@@ -67,6 +68,7 @@ class SliceLabelPass:
             probability=probability.tolist(),
             head=head_fraction(slices).tolist(),
             slice_mm=scan.slice_mm,
+            ignored=list(scan.ignored),
         )
 
     def labels(self) -> dict[str, SliceLabels]:
@@ -106,6 +108,17 @@ class SliceLabelPass:
         path = self.run.files.path("", "slice_labels.csv")
         write_table(path, ["case", "slice", "label", "probability", "confident"], rows)
 
+    def _checked(self, case: str, record: dict[str, Any]) -> dict[str, Any] | None:
+        """A record from before the window left anything out: it holds where there is nothing to leave out."""
+        try:
+            scan, _ = self.run.read(case)
+        except PseudoLabelError:
+            return None  # doing it again says why
+        if scan.ignored:
+            return None
+        content = {name: value for name, value in record.items() if name not in ("key", "files")}
+        return self.run.files.finish(STAGE, case, record["key"], ignored=[], **content)
+
     def _key(self, case: str) -> str:
         settings = self.run.settings.slice_labels
         # the user's table is read when all cases are there; what is on disk for a case does not depend on it
@@ -113,7 +126,7 @@ class SliceLabelPass:
         if self.run.image_labels is None:
             clip = weights.identify("clip", self.run.specs.clip).sha256
             source = [settings.normal_prompt, settings.tumour_prompt, clip]
-        return key_of(self.run.images[case], source, self.run.settings.window, "slice_mm")
+        return key_of(self.run.images[case], source, self.run.settings.window, "slice_mm", *self.run.squares(case))
 
     def _labels_of_user(self, path: Path, records: dict[str, dict[str, Any]]) -> dict[str, SliceLabels]:
         given = read_image_labels(path, {case: len(r["head"]) for case, r in records.items()})
