@@ -19,7 +19,7 @@ from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.sam_prompted import sam_prompted
 from pseudo_labeling.prompts import bounding_box
 from pseudo_labeling.settings import PromptSettings
-from pseudo_labeling.slices import read_scan, window_volume, write_mask
+from pseudo_labeling.slices import axial_slices, read_scan, write_mask
 
 MARGINS = (0, 10, 20)
 
@@ -29,10 +29,10 @@ def otsu_in_boxes(images: Path, masks: Path, output: Path, margin: int) -> None:
     output.mkdir()
     for file in sorted(masks.glob("*.nii.gz")):
         scan = read_scan(images / file.name)
-        slices, mask = window_volume(scan.volume), scan.stack_from_image(sitk.ReadImage(str(file)))
+        slices, mask = axial_slices(scan), scan.squares(scan.stack_from_image(sitk.ReadImage(str(file))))
         called = np.zeros_like(mask)
         for z in np.flatnonzero(mask.any((1, 2))):
-            x0, y0, x1, y1 = bounding_box(mask[z], margin).astype(int)
+            x0, y0, x1, y1 = bounding_box(mask[z], round(margin / scan.pixel_mm)).astype(int)
             part = slices[z, y0 : y1 + 1, x0 : x1 + 1]
             called[z, y0 : y1 + 1, x0 : x1 + 1] = part > threshold_otsu(part) if np.ptp(part) else True
         write_mask(scan, called, output / file.name)
@@ -70,7 +70,7 @@ def main() -> None:
                         device="cpu",
                     )
                 row.append(evaluate_folders(output, masks).summary()["dsc"].mean)
-            print(f"{margin:>6} px" + "".join(f"{value:>8.3f}" for value in row), flush=True)
+            print(f"{margin:>6} mm" + "".join(f"{value:>8.3f}" for value in row), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -18,14 +18,24 @@ from dataset_conversion.nifti_header import NiftiHeader
 _KNOWN_BY = {".nii": (".nii", ".nii.gz")}  # names by which ITK takes a file for what it is, where there are several
 
 
-def voxel_count(path: Path) -> int:
-    """Voxels of a volume, from its header only.
+@dataclass(frozen=True)
+class Geometry:
+    """Where a volume lies, x first as SimpleITK has it: size in voxels, spacing and origin in mm, direction."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Where a volume lies, from its header only.
 
     Raises:
         ConversionError: unreadable.
     """
     with _reader(path, content_of(path)) as reader:
-        return math.prod(reader.GetSize())
+        return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
 def read_with_header(path: Path, pixel_type: int | None = None) -> tuple[sitk.Image, NiftiHeader | None]:

@@ -16,7 +16,7 @@ from nnunetv2_clisc.baseline_folder import BaselineFolder
 from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.first_pass import FirstPass, Which
 from pseudo_labeling.pipeline import PseudoLabeling, WeightSpecs
-from pseudo_labeling.slices import Scan, window_volume
+from pseudo_labeling.slices import Scan, axial_slices
 from pseudo_labeling.workspace import ENDING, Workspace
 
 SEED_STEP = 1000  # far apart: a training's own seeds lie close together
@@ -74,7 +74,7 @@ class LabelRuns:
         first, which = self._first_pass(alpha, seed), self._which(alpha)
 
         def segment(case: str, scan: Scan) -> np.ndarray:
-            slices = window_volume(scan.volume, first.settings.window)
+            slices = axial_slices(scan, first.settings.window, case)
             return first.roi(which, slices, self._label(slices, scan))
 
         folder = self._folder(f"roi_alpha_{alpha:g}", seed)
@@ -91,8 +91,8 @@ class LabelRuns:
         facts = first.facts(self._which(alpha), sam=True)
 
         def segment(case: str, scan: Scan) -> np.ndarray:
-            roi = scan.stack_from_image(sitk.ReadImage(str(rois / f"{case}{ENDING}")))
-            return first.mask(window_volume(scan.volume, first.settings.window), roi)
+            roi = scan.squares(scan.stack_from_image(sitk.ReadImage(str(rois / f"{case}{ENDING}"))))
+            return first.mask(axial_slices(scan, first.settings.window, case), roi, scan.pixel_mm)
 
         folder.run(segment, facts)
         return folder.output

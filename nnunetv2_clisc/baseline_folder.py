@@ -19,7 +19,7 @@ from pseudo_labeling.workspace import ENDING, Workspace, key_of
 
 PACKAGES = ("nnunetv2-clisc", "torch", "numpy", "scipy", "scikit-image", "segment-anything", "open_clip_torch")
 Segment = Callable[[str, Scan], np.ndarray]
-"""A case's name and scan to its mask, `(z, y, x)` bool axial slices from foot to head."""
+"""A case's name and scan to its mask, `(z, y, x)` bool axial slices at square pixels from foot to head."""
 
 
 class BaselineFolder:
@@ -85,7 +85,7 @@ class BaselineFolder:
             scan = read_scan(path)
             mask = segment(case, scan)
             write_mask(scan, mask, target)
-            record = self.files.finish("cases", case, key, [target], voxels=int(mask.sum()))
+            record = self.files.finish("cases", case, key, [target], voxels=int(scan.from_squares(mask).sum()))
         return record
 
     def _check_ours(self) -> None:

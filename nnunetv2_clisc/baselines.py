@@ -15,7 +15,7 @@ from pseudo_labeling.checkpoints import read_state_dict
 from pseudo_labeling.classical import CLASSES, EDGE_MM, classical_mask
 from pseudo_labeling.salip import Salip, SalipSettings
 from pseudo_labeling.settings import PRESETS, Settings
-from pseudo_labeling.slices import Scan, window_volume
+from pseudo_labeling.slices import Scan, axial_slices
 from pseudo_labeling.weights import identify, locate
 
 
@@ -35,8 +35,7 @@ def classical_baseline(images: Path, output: Path, *, classes: int = CLASSES) ->
     """
 
     def segment(case: str, scan: Scan) -> np.ndarray:
-        x_mm, y_mm, _ = scan.geometry[0]
-        return classical_mask(window_volume(scan.volume), (y_mm, x_mm), classes)
+        return classical_mask(axial_slices(scan, name=case), (scan.pixel_mm, scan.pixel_mm), classes)
 
     return BaselineFolder("classical", images, output).run(segment, {"classes": classes, "edge_mm": EDGE_MM})
 
@@ -82,7 +81,7 @@ def salip_baseline(
     )
 
     def segment(case: str, scan: Scan) -> np.ndarray:
-        return salip.segment(window_volume(scan.volume), scan.slice_mm)
+        return salip.segment(axial_slices(scan, name=case), scan.slice_mm)
 
     facts: dict[str, Any] = {
         "salip": dataclasses.asdict(settings),

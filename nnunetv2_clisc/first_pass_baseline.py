@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_clisc.baseline_folder import BaselineFolder
 from nnunetv2_clisc.labelling import raw_dataset, usable_device
 from pseudo_labeling.first_pass import FirstPass, Which
-from pseudo_labeling.slices import Scan, window_volume
+from pseudo_labeling.slices import Scan, axial_slices
 from pseudo_labeling.workspace import Workspace
 
 
@@ -37,7 +37,7 @@ def cam_baseline(
     folder = BaselineFolder(f"cam {which}", images, output)
 
     def segment(case: str, scan: Scan) -> np.ndarray:
-        return case_roi(first_pass, which, scan)
+        return case_roi(first_pass, which, scan, axial_slices(scan, first_pass.settings.window, case))
 
     return folder.run(segment, first_pass.facts(which, sam=False))
 
@@ -74,13 +74,12 @@ def pseudo_label_baseline(
     folder = BaselineFolder("pseudo_label", images, output)
 
     def segment(case: str, scan: Scan) -> np.ndarray:
-        slices = window_volume(scan.volume, first_pass.settings.window)
-        return first_pass.mask(slices, case_roi(first_pass, first_pass.final, scan))
+        slices = axial_slices(scan, first_pass.settings.window, case)
+        return first_pass.mask(slices, case_roi(first_pass, first_pass.final, scan, slices), scan.pixel_mm)
 
     return folder.run(segment, first_pass.facts(first_pass.final, sam=True))
 
 
-def case_roi(first_pass: FirstPass, which: Which, scan: Scan) -> np.ndarray:
-    """Scan to ROI, `(z, y, x)` bool."""
-    slices = window_volume(scan.volume, first_pass.settings.window)
+def case_roi(first_pass: FirstPass, which: Which, scan: Scan, slices: np.ndarray) -> np.ndarray:
+    """A scan and its slices `(z, y, x)` uint8 to the ROI, `(z, y, x)` bool."""
     return first_pass.roi(which, slices, first_pass.labels(slices, scan.slice_mm).label)

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 def prompted_sam(segmenter: SamSegmenter, settings: Settings) -> Segment:
     """SAM behind the prompts of the first pass."""
 
-    def segment(images: np.ndarray, roi: np.ndarray) -> np.ndarray:
-        return segmenter.segment(images, roi, settings.prompts)[0]
+    def segment(images: np.ndarray, roi: np.ndarray, pixel_mm: float) -> np.ndarray:
+        return segmenter.segment(images, roi, settings.prompts, pixel_mm)[0]
 
     return segment
 

@@ -23,10 +23,10 @@ from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.overlays import save_overlay
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.settings import PromptSettings, WindowSettings
-from pseudo_labeling.slices import Scan, read_scan, window_volume, write_mask
+from pseudo_labeling.slices import Scan, axial_slices, read_scan, write_mask
 
-Segment = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Images `(z, y, x)` uint8 and a ROI `(z, y, x)` bool to SAM's masks `(z, y, x)` bool."""
+Segment = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+"""Images `(z, y, x)` uint8, a ROI `(z, y, x)` bool and the edge of their square pixels in mm to SAM's masks, bool."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def compare_case(
         segment: SAM with the first pass's prompts.
     """
     scan, roi = _scan_and_mask(image, prediction)
-    mask = segment(window_volume(scan.volume, window), roi)
-    write_mask(scan, mask, sam_mask)
+    squares = segment(axial_slices(scan, window, image), scan.squares(roi), scan.pixel_mm)
+    write_mask(scan, squares, sam_mask)
+    mask = scan.from_squares(squares)
     return Agreement(case, int(roi.sum()), int(mask.sum()), similarity(roi, mask))
 
 
@@ -185,11 +186,12 @@ def draw_case(
 ) -> None:
     """Draw a dropped case for review: image, prediction with prompts, SAM's mask."""
     scan, roi = _scan_and_mask(image, prediction)
-    images = window_volume(scan.volume, window)
-    mask = scan.stack_from_image(sitk.ReadImage(str(sam_mask)))
+    images, roi = axial_slices(scan, window, image), scan.squares(roi)
+    mask = scan.squares(scan.stack_from_image(sitk.ReadImage(str(sam_mask))))
+    asked = prompts_from_roi(roi, images, prompts, scan.pixel_mm)
     title = f"{decision.agreement.case}: {decision.reason} (similarity {decision.agreement.similarity or 0:.3f})"
     with style.context("default"):  # nnU-Net's progress.png leaves its own fonts and colours behind
-        save_overlay(picture, images, roi=roi, prompts=prompts_from_roi(roi, images, prompts), mask=mask, title=title)
+        save_overlay(picture, images, roi=roi, prompts=asked, mask=mask, title=title)
 
 
 def _scan_and_mask(image: Path, prediction: Path) -> tuple[Scan, np.ndarray]:

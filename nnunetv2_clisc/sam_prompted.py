@@ -20,7 +20,7 @@ from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
-from pseudo_labeling.slices import read_scan, window_volume, write_mask
+from pseudo_labeling.slices import axial_slices, read_scan, write_mask
 from pseudo_labeling.workspace import ENDING
 
 SUMMARY = "sam_prompted.json"
@@ -47,7 +47,7 @@ def sam_prompted(
         output: folder that gets `CASE.nii.gz` in the scans' geometry, and `sam_prompted.json` with the settings, whose
             entry `complete` says whether all masks are there.
         sam_weights: `embedded`, `paper`, a known name or a file; by default `paper` where present, else `embedded`.
-        prompting: kind of prompts, kind of points, margin in pixels.
+        prompting: kind of prompts, kind of points, margin in mm.
         device: `cpu` or `cuda`.
 
     Returns:
@@ -79,8 +79,8 @@ def sam_prompted(
             given = turned_to(read_volume(scans[case]), scans[case], read_volume(mask_file), mask_file)
             given = image_of(read_mask(given, mask_file, "any").voxels, given)
             scan = read_scan(scans[case])
-            slices = window_volume(scan.volume)
-            prompts = prompts_from_roi(scan.stack_from_image(given), slices, prompting)
+            slices = axial_slices(scan, name=case)
+            prompts = prompts_from_roi(scan.squares(scan.stack_from_image(given)), slices, prompting, scan.pixel_mm)
             shown = np.zeros_like(slices) if blank_image else slices
             write_mask(scan, segmenter.masks(shown, prompts), target)
             written.append(target)

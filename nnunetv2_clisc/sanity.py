@@ -26,7 +26,7 @@ from pseudo_labeling.first_pass import FirstPass
 from pseudo_labeling.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
-from pseudo_labeling.slices import Scan, read_scan, window_volume
+from pseudo_labeling.slices import Scan, axial_slices, read_scan
 from pseudo_labeling.workspace import ENDING, Workspace
 
 CURVE_SLICES = 4  # of a case, for deletion and insertion
@@ -106,7 +106,7 @@ class _Checks:
 
     def case(self, scan: Scan, mask: np.ndarray | None, found: Found) -> None:
         first, settings = self.first, self.first.settings
-        slices = window_volume(scan.volume, settings.window)
+        slices = axial_slices(scan, settings.window)
         labelled = controlled_labels(slices, scan.slice_mm, first.networks.clip, settings.slice_labels, first.device)
         for name, labels in labelled.items():
             found.called.setdefault(name, []).append(labels.label)
@@ -239,7 +239,7 @@ def _mask(scan: Scan, path: Path) -> np.ndarray:
     mask = scan.stack_from_image(read_image(path))
     if mask.shape != scan.volume.shape:
         raise ClisError(f"{path}: {mask.shape} voxels, but its scan has {scan.volume.shape}; give masks of these scans")
-    return mask
+    return scan.squares(mask)
 
 
 def _dice(first: np.ndarray, second: np.ndarray) -> float:

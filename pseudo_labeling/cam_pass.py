@@ -25,7 +25,7 @@ from pseudo_labeling.context import RunContext
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
-from pseudo_labeling.slices import Grid, stack_from_image, write_mask
+from pseudo_labeling.slices import Grid, squares_from_image, write_mask
 from pseudo_labeling.training_files import load_state, saved_now_and_then, write_npz, write_torch
 from pseudo_labeling.workspace import ENDING, key_of
 
@@ -104,8 +104,8 @@ class CamPasses:
             self._make_cam(name, case, slices, self._classifier(name), self._cam_key(name, case))
 
     def roi(self, name: str, case: str) -> np.ndarray:
-        """A saved ROI, `(z, y, x)` bool."""
-        return stack_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
+        """A saved ROI, `(z, y, x)` bool, at the square pixels of the slices."""
+        return squares_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
 
     def roi_record(self, name: str, case: str) -> dict[str, Any] | None:
         """The record of a case's finished ROI, None when it must be (re)done; one corrected by hand is finished."""
@@ -131,7 +131,10 @@ class CamPasses:
     def _raw_key(self) -> str:
         """Key of everything the first classifier depends on."""
         found = [
-            (case, self.run.images[case], label.label.tolist(), label.confident.tolist())
+            (
+                *(case, self.run.images[case], label.label.tolist(), label.confident.tolist()),
+                *(*self.run.squares(case), *self.run.ignored(case)),
+            )
             for case, label in self.labels.items()
         ]
         settings, specs = self.settings, self.run.specs

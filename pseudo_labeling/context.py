@@ -14,14 +14,14 @@ import torch
 from tqdm import tqdm
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.files import sha256_of
+from dataset_conversion.files import read_json, sha256_of
 from dataset_conversion.integrity import check_complete
 from dataset_conversion.volumes import binarise_mask, check_same_grid, read_volume
 from pseudo_labeling import models
 from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slices import Grid, fits_beside_another, read_slices
+from pseudo_labeling.slices import Grid, fits_beside_another, read_grid, read_slices
 from pseudo_labeling.weights import WeightSpecs
 from pseudo_labeling.workspace import Workspace
 
@@ -66,6 +66,7 @@ class RunContext:
         self.image_labels = image_labels
         self.cases = self.files.cases()
         self._by_hand: dict[Path, tuple[str, int] | None] = {}
+        self._grids: dict[str, Grid] = {}
         self._reader = AheadReader(
             lambda case: read_slices(self.files.image(case), self.settings.window), self.fits_beside_another
         )
@@ -88,6 +89,21 @@ class RunContext:
     def read(self, case: str) -> tuple[Grid, np.ndarray]:
         """Grid and windowed slices `(z, y, x)` uint8 of a scan."""
         return self._reader(case)
+
+    def squares(self, case: str) -> list[int]:
+        """What a key must tell of a scan's pixels: how many squares they become, nothing where they are square."""
+        grid = self._grid(case)
+        return [] if grid is None or grid.square_shape == grid.shape else list(grid.square_shape)
+
+    def pixel_mm(self, case: str) -> list[float]:
+        """What the key of prompts must tell beside it: the pixels' edge, nothing where it is 1 mm."""
+        grid = self._grid(case)
+        return [] if grid is None or grid.pixel_mm == 1 else [grid.pixel_mm]
+
+    def ignored(self, case: str) -> list[str]:
+        """What the intensity window of a case left out, from the record of its slice labels."""
+        records = [self.files.root / stage / f"{case}.json" for stage in ("slice_labels", "image_labels")]
+        return next((list(read_json(path).get("ignored", [])) for path in records if path.is_file()), [])
 
     def fits_beside_another(self, case: str) -> bool:
         """Whether there is memory to work on a case while another one is read or written."""
@@ -129,6 +145,15 @@ class RunContext:
             ) from error
         logger.warning("%s: changed by hand, so it is kept and used; --redo %s makes it anew", path, case)
         return sha256, int(values.sum())
+
+    def _grid(self, case: str) -> Grid | None:
+        """Of the scan's header; None where it has none, which reading it will say."""
+        if case not in self._grids:
+            try:
+                self._grids[case] = read_grid(self.files.image(case))
+            except ConversionError:
+                return None
+        return self._grids[case]
 
     def command(self, stage: str) -> str:
         """What a user types to run one stage of this dataset."""

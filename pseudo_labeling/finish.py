@@ -76,6 +76,7 @@ def finish_run(
             "tumour_slices": int(labels[case].label.sum()),
             **{name: record[name] for name in ("prompted_slices", "roi_voxels", "mask_voxels")},
             "by_hand": int("by_hand" in record),
+            "ignored": "; ".join(run.ignored(case)),
         }
         for case, record in found.items()
     ]

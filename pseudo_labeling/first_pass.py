@@ -104,7 +104,7 @@ class FirstPass:
         """Slice labels of one case by CLIP, with the dataset's prompts and rules (paper 2.1.1, Eq. 1).
 
         Args:
-            slices: `(z, y, x)` uint8, windowed.
+            slices: `(z, y, x)` uint8, from :func:`pseudo_labeling.slices.axial_slices`.
             slice_mm: distance of neighbouring slices.
         """
         probability = tumour_probability(slices, self.networks.clip, self._text, self.device)
@@ -134,15 +134,18 @@ class FirstPass:
         """The binarised CAM of one case, `(z, y, x)` bool; arguments as in :meth:`cam`."""
         return roi_from_cam(self.cam(which, slices, label), slices, self.settings.roi)
 
-    def mask(self, slices: np.ndarray, roi: np.ndarray, prompting: PromptSettings | None = None) -> np.ndarray:
+    def mask(
+        self, slices: np.ndarray, roi: np.ndarray, pixel_mm: float, prompting: PromptSettings | None = None
+    ) -> np.ndarray:
         """SAM's masks of one case, `(z, y, x)` bool (paper 2.2).
 
         Args:
             slices: `(z, y, x)` uint8.
             roi: `(z, y, x)` bool.
+            pixel_mm: edge of a pixel.
             prompting: instead of the dataset's.
         """
-        return self._segmenter.segment(slices, roi, prompting or self.settings.prompts)[0]
+        return self._segmenter.segment(slices, roi, prompting or self.settings.prompts, pixel_mm)[0]
 
     def classifier(self, which: Which) -> SliceClassifier:
         """The stored classifier, in evaluation mode on the device.

@@ -63,7 +63,7 @@ class MaskPass:
             self.passes.make_cam(final, case, slices)
         if self._segmenter is None:
             raise RuntimeError("prepare() loads SAM before the first case")
-        mask, prompts = self._segmenter.segment(slices, roi, self.run.settings.prompts)
+        mask, prompts = self._segmenter.segment(slices, roi, self.run.settings.prompts, scan.pixel_mm)
         return partial(self._write, case, key, scan, slices, roi, prompts, mask)
 
     def _write(
@@ -88,8 +88,8 @@ class MaskPass:
             key,
             [files.label(case)],
             prompted_slices=int(roi.any((1, 2)).sum()),
-            roi_voxels=int(roi.sum()),
-            mask_voxels=int(mask.sum()),
+            roi_voxels=int(scan.from_squares(roi).sum()),
+            mask_voxels=int(scan.from_squares(mask).sum()),
             device=str(self.run.device),
         )
 
@@ -105,4 +105,5 @@ class MaskPass:
             settings.prompts,
             settings.sam,
             weights.identify("sam", self.run.specs.sam).sha256,
+            *(*self.run.squares(case), *self.run.ignored(case), *self.run.pixel_mm(case)),
         )

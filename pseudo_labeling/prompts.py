@@ -27,31 +27,35 @@ class Prompt:
     point_labels: np.ndarray | None = None
 
 
-def prompts_from_roi(roi: np.ndarray, images: np.ndarray, settings: PromptSettings) -> list[Prompt | None]:
+def prompts_from_roi(
+    roi: np.ndarray, images: np.ndarray, settings: PromptSettings, pixel_mm: float
+) -> list[Prompt | None]:
     """Turn the ROI of every slice into a prompt.
 
     The first pass calls this with CAM regions, the S3F round with the network's prediction.
 
     Args:
-        roi: `(z, y, x)` bool.
+        roi: `(z, y, x)` bool, at square pixels.
         images: `(z, y, x)` uint8; read only for intensity points.
-        settings: kind of prompt, kind of points, margin in pixels.
+        settings: kind of prompt, kind of points, margin in mm.
+        pixel_mm: edge of a pixel.
 
     Returns:
         One prompt for each slice, None where the ROI is empty.
     """
-    return [_slice_prompt(r, image, settings) if r.any() else None for r, image in zip(roi, images, strict=True)]
+    both = zip(roi, images, strict=True)
+    return [_slice_prompt(r, image, settings, pixel_mm) if r.any() else None for r, image in both]
 
 
-def _slice_prompt(roi: np.ndarray, image: np.ndarray, settings: PromptSettings) -> Prompt:
-    box = bounding_box(roi, settings.margin)
+def _slice_prompt(roi: np.ndarray, image: np.ndarray, settings: PromptSettings, pixel_mm: float) -> Prompt:
+    box = bounding_box(roi, round(settings.margin / pixel_mm))
     points: np.ndarray | None = None
     labels: np.ndarray | None = None
     if settings.kind != "box":
         if settings.points == "centre":
             points, labels = centre_and_corners(box)
         else:
-            points = brightest_points(roi, image)
+            points = brightest_points(roi, image, pixel_mm=pixel_mm)
             labels = np.ones(len(points), dtype=np.int64)
     return Prompt(box if settings.kind != "points" else None, points, labels)
 
@@ -93,7 +97,9 @@ def centre_and_corners(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(points, dtype=np.float32), np.array([1, 0, 0, 0, 0], dtype=np.int64)
 
 
-def brightest_points(roi: np.ndarray, image: np.ndarray, count: int = INTENSITY_POINTS) -> np.ndarray:
+def brightest_points(
+    roi: np.ndarray, image: np.ndarray, count: int = INTENSITY_POINTS, pixel_mm: float = 1.0
+) -> np.ndarray:
     """The ROI's brightest spots as foreground points, brightest first (the public code's choice).
 
     The image is smoothed first, and a chosen point takes a disc around itself out of the race; otherwise all points
@@ -103,12 +109,13 @@ def brightest_points(roi: np.ndarray, image: np.ndarray, count: int = INTENSITY_
         roi: `(y, x)` bool with at least one True pixel.
         image: `(y, x)` uint8.
         count: how many points at most.
+        pixel_mm: edge of a pixel; the smoothing and the smallest disc are as wide as 1 mm.
 
     Returns:
         `(n, 2)` float32 `x, y`, 1 <= n <= `count`.
     """
-    brightness = np.where(roi, ndimage.gaussian_filter(image.astype(np.float32), 1.0), -np.inf)
-    radius = max(1.0, np.sqrt(roi.sum() / np.pi) / 2)
+    brightness = np.where(roi, ndimage.gaussian_filter(image.astype(np.float32), 1.0 / pixel_mm), -np.inf)
+    radius = max(1.0 / pixel_mm, np.sqrt(roi.sum() / np.pi) / 2)
     rows, columns = np.indices(roi.shape)
     points: list[tuple[float, float]] = []
     while len(points) < count and np.isfinite(brightness.max()):

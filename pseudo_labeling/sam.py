@@ -30,7 +30,7 @@ class SamSegmenter:
         self.encoder = SliceEncoder(self.model, settings, self.device)
 
     def segment(
-        self, images: np.ndarray, roi: np.ndarray, prompting: PromptSettings
+        self, images: np.ndarray, roi: np.ndarray, prompting: PromptSettings, pixel_mm: float
     ) -> tuple[np.ndarray, list[Prompt | None]]:
         """Prompt SAM from a region, once or, with `SamSettings.passes` = 2, again from its own cleaned masks.
 
@@ -40,15 +40,16 @@ class SamSegmenter:
             images: `(z, y, x)` uint8.
             roi: `(z, y, x)` bool.
             prompting: how a region becomes prompts.
+            pixel_mm: edge of a pixel.
 
         Returns:
             masks `(z, y, x)` bool, cleaned as `SamSettings.keep_fraction` says, and the prompts of the first pass.
         """
         embeddings = SliceEmbeddings(self.encoder, images, KEPT_BYTES if self.settings.passes > 1 else 0)
-        first = prompts = prompts_from_roi(roi, images, prompting)
+        first = prompts = prompts_from_roi(roi, images, prompting, pixel_mm)
         mask = large_components(self._masks(embeddings, prompts), self.settings.keep_fraction)
         for _ in range(self.settings.passes - 1):
-            prompts = prompts_from_roi(mask, images, prompting)
+            prompts = prompts_from_roi(mask, images, prompting, pixel_mm)
             mask = large_components(self._masks(embeddings, prompts), self.settings.keep_fraction)
         return mask, first
 

@@ -24,7 +24,7 @@ TUMOUR_PROMPT = (
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """Volume intensities to 8-bit slices; percentiles in [0, 100]."""
+    """Volume intensities to 8-bit slices; percentiles in [0, 100]; fill values and wild voxels count as air."""
 
     lower_percentile: float = 0.5  # of all voxels: air
     upper_percentile: float = 99.5  # of the voxels brighter than the volume's mean: head
@@ -82,7 +82,7 @@ class RoiSettings:
 
     brightness: bool = False  # times the slice's brightness: keeps the ROI out of air and ventricles
     threshold: float | Literal["otsu"] = "otsu"  # number = share of the CAM's maximum in the case
-    opening: int = 3  # edge of the cubic structuring element in voxels; 0 = none
+    opening: int = 3  # edge of the cubic structuring element in square pixels and slices; 0 = none
     keep_fraction: float = 1 / 3  # 3D components smaller than this share of the largest are dropped
 
 
@@ -92,7 +92,7 @@ class PromptSettings:
 
     kind: Literal["box", "points", "both"] = "both"
     points: Literal["centre", "intensity"] = "centre"  # centre (fg) + box corners (bg), or 5 bright points (fg)
-    margin: int = 0  # pixels added around the ROI's bounding box
+    margin: int = 0  # mm added around the ROI's bounding box
 
 
 @dataclass(frozen=True)

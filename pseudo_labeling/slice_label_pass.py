@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_table
 from pseudo_labeling import weights
 from pseudo_labeling.context import TABLE, RunContext
@@ -47,9 +48,10 @@ class SliceLabelPass:
         With a table of the user's, what CLIP has said stays where it is, and serves for the slices' order too.
         """
         record = self.run.files.record(STAGE, case, self._key(case, by_clip=True))
+        stage = STAGE
         if record is None and self.run.image_labels is not None:
-            record = self.run.files.record(GIVEN, case, self._key(case, by_clip=False))
-        return record
+            stage, record = GIVEN, self.run.files.record(GIVEN, case, self._key(case, by_clip=False))
+        return self._checked(stage, case, record) if record is not None and "ignored" not in record else record
 
     @cached_property
     def given(self) -> Path | None:
@@ -95,6 +97,7 @@ class SliceLabelPass:
             **found,
             head=head_fraction(slices).tolist(),
             slice_mm=scan.slice_mm,
+            ignored=list(scan.ignored),
         )
 
     def labels(self) -> dict[str, SliceLabels]:
@@ -139,6 +142,17 @@ class SliceLabelPass:
         write_table(path, columns, rows, partial(files.announce, "", TABLE))
         files.finish("", TABLE, "", [path])
 
+    def _checked(self, stage: str, case: str, record: dict[str, Any]) -> dict[str, Any] | None:
+        """A record from before the window left anything out: it holds where there is nothing to leave out."""
+        try:
+            scan, _ = self.run.read(case)
+        except UserError:
+            return None  # doing it again says why
+        if scan.ignored:
+            return None
+        content = {name: value for name, value in record.items() if name not in ("key", "files")}
+        return self.run.files.finish(stage, case, record["key"], ignored=[], **content)
+
     def _key(self, case: str, *, by_clip: bool) -> str:
         settings = self.run.settings.slice_labels
         # the user's table is read when all cases are there; what is on disk for a case does not depend on it
@@ -146,7 +160,7 @@ class SliceLabelPass:
         if by_clip:
             clip = weights.identify("clip", self.run.specs.clip).sha256
             source = [settings.normal_prompt, settings.tumour_prompt, clip]
-        return key_of(self.run.images[case], source, self.run.settings.window, "slice_mm")
+        return key_of(self.run.images[case], source, self.run.settings.window, "slice_mm", *self.run.squares(case))
 
     def _labels_of_user(self, path: Path, records: dict[str, dict[str, Any]]) -> dict[str, SliceLabels]:
         try:

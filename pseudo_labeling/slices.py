@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.reader import voxel_count
+from dataset_conversion.reader import read_geometry
 from dataset_conversion.volumes import read_image, write_image
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import WindowSettings
+from pseudo_labeling.window import window_slices
 
+logger = logging.getLogger(__name__)
+
+SQUARE_WITHIN = 0.01  # pixels whose sides differ by less are square: networks see no difference
 AHEAD_VOXELS = 2**26  # of a scan that is read ahead; reading takes up to 12 bytes a voxel
 
 
@@ -22,30 +28,80 @@ AHEAD_VOXELS = 2**26  # of a scan that is read ahead; reading takes up to 12 byt
 class Grid:
     """Where the axial slices of a scan lie; everything about a scan but its voxels.
 
+    Everything two-dimensional (slices, CAMs, ROIs, prompts, SAM's masks) lives on *square* pixels, since networks have
+    learned from such: an axial slice of a sagittal or coronal acquisition is stretched otherwise. Files, and Dice
+    between masks, are on the scan's own grid. Scans with square pixels have one grid for both.
+
     Attributes:
         shape: `(z, y, x)`; axis 0 counts axial slices from foot to head, y towards posterior, x towards left (LPS), so
             a face looks up.
         geometry: spacing in mm, origin in mm and direction of the reoriented volume, x first, as SimpleITK has them.
         orientation: orientation code of the file, e.g. `LPS` or `RAS`.
+        ignored: voxels that the intensity window left out, in words; where the slices were not made, empty.
     """
 
     shape: tuple[int, int, int]
     geometry: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
     orientation: str
+    ignored: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def slice_mm(self) -> float:
         """Distance of neighbouring axial slices in mm."""
         return float(self.geometry[0][2])
 
+    @property
+    def pixel_mm(self) -> float:
+        """Edge of the slices' square pixels in mm: the smaller spacing within a slice, so that nothing is lost."""
+        return round(float(min(self.geometry[0][:2])), 5)  # a header's 0.99999994 is 1
+
+    @property
+    def square_shape(self) -> tuple[int, int, int]:
+        """`(z, y, x)` of the slices at square pixels."""
+        depth, *sides = self.shape
+        x_mm, y_mm, _ = self.geometry[0]
+        edge = min(x_mm, y_mm)
+        if max(x_mm, y_mm) <= edge * (1 + SQUARE_WITHIN):
+            return self.shape
+        y, x = (round(side * mm / edge) for side, mm in zip(sides, (y_mm, x_mm), strict=True))
+        return depth, y, x
+
+    def squares(self, mask: np.ndarray) -> np.ndarray:
+        """A bool stack on the scan's grid `(z, y, x)` at square pixels: each takes the value of the pixel it lies in.
+
+        Raises:
+            ValueError: a stack of another shape.
+        """
+        _check_shape(mask, self.shape)
+        for axis in (1, 2):
+            if self.square_shape[axis] != self.shape[axis]:
+                mask = mask.take(_pixel_of(self.shape[axis], self.square_shape[axis]), axis=axis)
+        return mask
+
+    def from_squares(self, mask: np.ndarray) -> np.ndarray:
+        """A bool stack at square pixels back on the scan's grid: a pixel is set where at least half of its squares are.
+
+        What :meth:`squares` made comes back exactly.
+
+        Raises:
+            ValueError: a stack of another shape.
+        """
+        _check_shape(mask, self.square_shape)
+        for axis in (1, 2):
+            if self.square_shape[axis] != self.shape[axis]:
+                first = np.searchsorted(_pixel_of(self.shape[axis], self.square_shape[axis]), range(self.shape[axis]))
+                counts = np.diff([*first, self.square_shape[axis]])
+                counts = counts.reshape([-1 if each == axis else 1 for each in range(3)])
+                mask = 2 * np.add.reduceat(mask, first, axis=axis, dtype=np.int32) >= counts
+        return mask
+
     def file_slice(self, z: int) -> int:
         """Index of axial slice `z` as the file counts it (a viewer's number): files may run from head to foot."""
         return self.shape[0] - 1 - z if "I" in self.orientation else z
 
     def to_file_geometry(self, mask: np.ndarray) -> sitk.Image:
-        """A `(z, y, x)` stack as a uint8 image on exactly the grid of the scan's file."""
-        if mask.shape != self.shape:
-            raise ValueError(f"a stack of {mask.shape} voxels does not fit a scan of {self.shape}")
+        """A `(z, y, x)` stack on the scan's grid as a uint8 image on exactly the grid of the scan's file."""
+        _check_shape(mask, self.shape)
         image = sitk.GetImageFromArray(mask.astype(np.uint8))
         spacing, origin, direction = self.geometry
         image.SetSpacing(spacing)
@@ -98,19 +154,60 @@ def read_scan(path: str | Path) -> Scan:
 
 
 def read_slices(path: str | Path, settings: WindowSettings = WindowSettings()) -> tuple[Grid, np.ndarray]:
-    """Read one scan and keep only what the stages need: its grid and its windowed slices `(z, y, x)` uint8.
+    """Read one scan and keep only what the stages need: its grid, and its slices as :func:`axial_slices` makes them.
 
     Raises:
         PseudoLabelError: as :func:`read_scan`.
     """
     scan = read_scan(path)
-    return scan.grid, window_volume(scan.volume, settings)
+    images, ignored = _axial_slices(scan, settings, str(path))
+    return replace(scan.grid, ignored=ignored), images
+
+
+def axial_slices(scan: Scan, settings: WindowSettings = WindowSettings(), name: str | Path = "scan") -> np.ndarray:
+    """The slices of a scan as every network sees them: windowed to 8 bit, at square pixels.
+
+    Args:
+        scan: the volume on its grid.
+        settings: of the window.
+        name: of the scan, for the log line where the window leaves voxels out.
+
+    Returns:
+        `(z, y, x)` uint8 of the shape `scan.square_shape`.
+    """
+    return _axial_slices(scan, settings, str(name))[0]
+
+
+def _axial_slices(scan: Scan, settings: WindowSettings, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    images, ignored = window_slices(scan.volume, settings)
+    if ignored:
+        logger.warning("%s: not heeded, and shown as air: %s", name, "; ".join(ignored))
+    for axis in (1, 2):
+        if scan.square_shape[axis] != scan.shape[axis]:
+            images = _interpolated(images, scan.square_shape[axis], axis)
+    return images, ignored
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Where the axial slices of a scan lie, from its header alone.
+
+    Raises:
+        ConversionError: no 3D image.
+    """
+    found = read_geometry(Path(path))
+    if len(found.size) != 3:
+        raise ConversionError(f"{path}: expected one 3D volume, found {len(found.size)}D; give one 3D file a case")
+    orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(found.direction)
+    order = [next(i for i, letter in enumerate(orientation) if letter in pair) for pair in ("LR", "AP", "IS")]
+    x, y, z = (found.size[i] for i in order)
+    spacing = tuple(found.spacing[i] for i in order)
+    return Grid((z, y, x), (spacing, found.origin, found.direction), orientation)
 
 
 def fits_beside_another(path: str | Path) -> bool:
     """Whether a scan is small enough to be read while another one is worked on; reads the header only."""
     try:
-        return voxel_count(Path(path)) <= AHEAD_VOXELS
+        return math.prod(read_grid(path).square_shape) <= AHEAD_VOXELS
     except ConversionError:
         return False  # reading it will say why
 
@@ -124,23 +221,52 @@ def window_volume(volume: np.ndarray, settings: WindowSettings = WindowSettings(
         volume: `(z, y, x)` in any unit.
 
     Returns:
-        `(z, y, x)` uint8.
+        `(z, y, x)` uint8; what is at fault (:mod:`pseudo_labeling.window`) is dark.
     """
-    low = float(np.percentile(volume, settings.lower_percentile))
-    head = volume[volume > volume.mean()]
-    high = float(np.percentile(head, settings.upper_percentile, overwrite_input=True))
-    del head
-    windowed = np.empty(volume.shape, dtype=np.uint8)
-    for z, each in enumerate(volume):  # a slice at a time: float copies of the volume would not fit in memory
-        windowed[z] = np.clip(np.rint((each - low) * (255.0 / max(high - low, 1e-6))), 0, 255)
-    return windowed
+    return window_slices(volume, settings)[0]
 
 
 def stack_from_image(image: sitk.Image) -> np.ndarray:
-    """A mask as a `(z, y, x)` bool stack of axial slices, in the order of :class:`Grid`."""
+    """A mask as a `(z, y, x)` bool stack of axial slices on its own grid, in the order of :class:`Grid`."""
     return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")) > 0
 
 
+def squares_from_image(image: sitk.Image) -> np.ndarray:
+    """A mask that :func:`write_mask` wrote, `(z, y, x)` bool at square pixels."""
+    upright = sitk.DICOMOrient(image, "LPS")
+    mask = sitk.GetArrayFromImage(upright) > 0
+    geometry = (upright.GetSpacing(), upright.GetOrigin(), upright.GetDirection())
+    return Grid(mask.shape, geometry, "LPS").squares(mask)
+
+
 def write_mask(scan: Grid, mask: np.ndarray, path: str | Path, before: Callable[[Path], object] | None = None) -> None:
-    """Write a `(z, y, x)` stack in the scan's own geometry, whole or not at all; `before` as in `files.whole`."""
-    write_image(scan.to_file_geometry(mask), Path(path), before)
+    """Write a `(z, y, x)` stack at square pixels in the scan's own geometry; `before` as in `files.whole`."""
+    write_image(scan.to_file_geometry(scan.from_squares(mask)), Path(path), before)
+
+
+def _check_shape(stack: np.ndarray, shape: tuple[int, int, int]) -> None:
+    if stack.shape != shape:
+        raise ValueError(f"a stack of {stack.shape} voxels does not fit a scan of {shape}")
+
+
+def _pixel_of(pixels: int, squares: int) -> np.ndarray:
+    """For each of the squares along an axis, the pixel with its centre; with as many or more, none is empty."""
+    pixel: np.ndarray = (2 * np.arange(squares) + 1) * pixels // (2 * squares)
+    return pixel
+
+
+def _interpolated(images: np.ndarray, squares: int, axis: int) -> np.ndarray:
+    """Slices `(z, y, x)` uint8, linear between the centres of pixels along an axis."""
+    pixels = images.shape[axis]
+    place = np.clip((np.arange(squares) + 0.5) * pixels / squares - 0.5, 0, pixels - 1)
+    first = np.minimum(place.astype(int), max(pixels - 2, 0))
+    second = np.minimum(first + 1, pixels - 1)
+    share = (place - first).astype(np.float32)
+    share = share[:, None] if axis == 1 else share
+    shape = list(images.shape)
+    shape[axis] = squares
+    result = np.empty(shape, dtype=np.uint8)
+    for z, each in enumerate(images):  # a slice at a time: floats of a whole volume would not fit in memory
+        near, far = (each.take(index, axis=axis - 1).astype(np.float32) for index in (first, second))
+        result[z] = np.rint(near + (far - near) * share)
+    return result

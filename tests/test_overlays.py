@@ -25,7 +25,7 @@ def test_picture_shows_mask_and_is_whole(tmp_path: Path) -> None:
     images = np.full((6, 40, 40), 90, dtype=np.uint8)
     roi = np.zeros(images.shape, dtype=bool)
     roi[2:5, 10:30, 10:30] = True
-    prompts = prompts_from_roi(roi, images, PromptSettings())
+    prompts = prompts_from_roi(roi, images, PromptSettings(), 1.0)
     for name, mask in (("with", roi), ("without", np.zeros_like(roi))):
         save_overlay(tmp_path / f"{name}.png", images, cam=roi.astype(float), roi=roi, prompts=prompts, mask=mask)
     pictures = [

@@ -55,7 +55,7 @@ def test_single_pixel_roi_gives_a_single_bright_point() -> None:
 
 
 def test_empty_slices_get_no_prompt(roi: np.ndarray, images: np.ndarray) -> None:
-    prompts = prompts_from_roi(roi, images, PromptSettings())
+    prompts = prompts_from_roi(roi, images, PromptSettings(), 1.0)
     assert [p is None for p in prompts] == [True, False, True]
 
 
@@ -63,7 +63,7 @@ def test_empty_slices_get_no_prompt(roi: np.ndarray, images: np.ndarray) -> None
     ("kind", "box", "points"), [("box", True, False), ("points", False, True), ("both", True, True)]
 )
 def test_kind_decides_what_sam_is_told(roi: np.ndarray, images: np.ndarray, kind: str, box: bool, points: bool) -> None:
-    prompt = prompts_from_roi(roi, images, PromptSettings(kind=kind))[1]  # type: ignore[arg-type]
+    prompt = prompts_from_roi(roi, images, PromptSettings(kind=kind), 1.0)[1]  # type: ignore[arg-type]
     assert prompt is not None
     assert (prompt.box is not None) == box
     assert (prompt.points is not None) == points
@@ -71,7 +71,7 @@ def test_kind_decides_what_sam_is_told(roi: np.ndarray, images: np.ndarray, kind
 
 
 def test_intensity_points_are_all_foreground(roi: np.ndarray, images: np.ndarray) -> None:
-    prompt = prompts_from_roi(roi, images, PromptSettings(points="intensity"))[1]
+    prompt = prompts_from_roi(roi, images, PromptSettings(points="intensity"), 1.0)[1]
     assert prompt is not None
     assert prompt.point_labels is not None
     assert set(prompt.point_labels.tolist()) == {1}

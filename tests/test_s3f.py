@@ -125,7 +125,7 @@ def test_case_is_compared_in_the_scans_own_geometry(tmp_path: Path, orientation:
     write_image(tmp_path / "prediction.nii.gz", prediction.astype(np.uint8), orientation)
     seen = {}
 
-    def segment(images: np.ndarray, roi: np.ndarray) -> np.ndarray:
+    def segment(images: np.ndarray, roi: np.ndarray, *_: float) -> np.ndarray:
         seen["images"], seen["roi"] = images, roi
         return mask
 
@@ -149,7 +149,7 @@ def test_missing_broken_or_misfitting_scan_names_the_file(tmp_path: Path) -> Non
     scan = tmp_path / "scan.nii.gz"
 
     def compare() -> None:
-        compare_case("c", scan, prediction, tmp_path / "o.nii.gz", WindowSettings(), lambda i, r: r)
+        compare_case("c", scan, prediction, tmp_path / "o.nii.gz", WindowSettings(), lambda i, r, _: r)
 
     with pytest.raises(ClisError, match=r"scan\.nii\.gz: the scan is missing"):
         compare()

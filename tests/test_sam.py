@@ -55,7 +55,7 @@ def predicted(sam: Sam, image: np.ndarray, prompt: Prompt) -> np.ndarray:
 )
 def test_masks_equal_sam_predictor(sam: Sam, case: tuple[np.ndarray, np.ndarray], settings: PromptSettings) -> None:
     images, roi = case
-    prompts = prompts_from_roi(roi, images, settings)
+    prompts = prompts_from_roi(roi, images, settings, 1.0)
     masks = SamSegmenter(sam).masks(images, prompts)
     compared = 0
     for image, prompt, mask in zip(images, prompts, masks, strict=True):
@@ -71,7 +71,7 @@ def test_masks_equal_sam_predictor(sam: Sam, case: tuple[np.ndarray, np.ndarray]
 def test_equalisation_is_applied_before_sam(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
     images, roi = case
     z = int(roi.sum(axis=(1, 2)).argmax())
-    prompts = prompts_from_roi(roi[z : z + 1], images[z : z + 1], PromptSettings())
+    prompts = prompts_from_roi(roi[z : z + 1], images[z : z + 1], PromptSettings(), 1.0)
     equalised = np.asarray(ImageOps.equalize(Image.fromarray(images[z])))
     prompt = prompts[0]
     assert prompt is not None
@@ -81,7 +81,7 @@ def test_equalisation_is_applied_before_sam(sam: Sam, case: tuple[np.ndarray, np
 
 def test_a_slice_does_not_depend_on_its_neighbours(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
     images, roi = case
-    prompts = prompts_from_roi(roi, images, PromptSettings())
+    prompts = prompts_from_roi(roi, images, PromptSettings(), 1.0)
     together = SamSegmenter(sam).masks(images, prompts)
     z = next(i for i, p in enumerate(prompts) if p is not None)
     alone = SamSegmenter(sam).masks(images[z : z + 1], prompts[z : z + 1])
@@ -93,10 +93,10 @@ def test_two_passes_prompt_again_from_the_first_masks(sam: Sam, case: tuple[np.n
     prompting = PromptSettings(margin=10)
     roi = truth.copy()
     roi[:, :, : truth.shape[2] // 2] &= np.indices(truth.shape[:2]).sum(0)[..., None] % 3 > 0  # a ragged region
-    once, prompts = SamSegmenter(sam).segment(images, roi, prompting)
-    np.testing.assert_array_equal(once, SamSegmenter(sam).masks(images, prompts_from_roi(roi, images, prompting)))
-    twice, shown = SamSegmenter(sam, SamSettings(passes=2)).segment(images, roi, prompting)
-    expected = SamSegmenter(sam).masks(images, prompts_from_roi(once, images, prompting))
+    once, prompts = SamSegmenter(sam).segment(images, roi, prompting, 1.0)
+    np.testing.assert_array_equal(once, SamSegmenter(sam).masks(images, prompts_from_roi(roi, images, prompting, 1.0)))
+    twice, shown = SamSegmenter(sam, SamSettings(passes=2)).segment(images, roi, prompting, 1.0)
+    expected = SamSegmenter(sam).masks(images, prompts_from_roi(once, images, prompting, 1.0))
     np.testing.assert_array_equal(twice, expected)
     boxes = [[None if p is None else p.box.tolist() for p in each] for each in (shown, prompts)]
     assert boxes[0] == boxes[1], "the overlay shows what the region asked for"
@@ -107,7 +107,7 @@ def test_small_components_of_the_masks_are_dropped(sam: Sam, case: tuple[np.ndar
     roi = truth.copy()
     z = int(truth.sum((1, 2)).argmin())  # a slice without the lesion gets a prompt all the same
     roi[z, 50:80, 50:80] = True
-    plain, _ = SamSegmenter(sam).segment(images, roi, PromptSettings(margin=10))
-    cleaned, _ = SamSegmenter(sam, SamSettings(keep_fraction=1.0)).segment(images, roi, PromptSettings(margin=10))
+    plain, _ = SamSegmenter(sam).segment(images, roi, PromptSettings(margin=10), 1.0)
+    cleaned, _ = SamSegmenter(sam, SamSettings(keep_fraction=1.0)).segment(images, roi, PromptSettings(margin=10), 1.0)
     assert not (cleaned & ~plain).any()
     assert ndimage.label(cleaned, structure=np.ones((3, 3, 3)))[1] == 1

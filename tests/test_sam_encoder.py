@@ -79,7 +79,7 @@ def test_embedded_sam_agrees_in_both_formats(embedded: Sam) -> None:
     found: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for seed, shape in ((5, (18, 150, 110)), (7, (18, 128, 128))):
         images, roi = phantom(seed, shape)
-        prompts = prompts_from_roi(roi, images, PROMPTING)
+        prompts = prompts_from_roi(roi, images, PROMPTING, 1.0)
         expected = {z: logits > 0 for z, logits in predicted(embedded, images, prompts).items()}
         assert all(mask.any() for mask in expected.values())
         for precision, ious in found.items():
@@ -92,7 +92,7 @@ def test_embedded_sam_agrees_in_both_formats(embedded: Sam) -> None:
 
 def test_vit_agrees_in_both_formats(vit: Sam) -> None:
     images, roi = phantom(6)
-    prompts = [p if z % 2 else None for z, p in enumerate(prompts_from_roi(roi, images, PROMPTING))]
+    prompts = [p if z % 2 else None for z, p in enumerate(prompts_from_roi(roi, images, PROMPTING, 1.0))]
     logits = predicted(vit, images, prompts)
     fast = copy.deepcopy(vit)
     # random weights draw nothing above 0: a lower threshold makes masks of a fifth of the slice, with long outlines
@@ -126,7 +126,7 @@ def test_fp16_is_refused(embedded: Sam) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_callers_autocast_changes_nothing(embedded: Sam, precision: str) -> None:
     images, roi = phantom(7)
-    prompts = [p if z in (7, 8, 9) else None for z, p in enumerate(prompts_from_roi(roi, images, PROMPTING))]
+    prompts = [p if z in (7, 8, 9) else None for z, p in enumerate(prompts_from_roi(roi, images, PROMPTING, 1.0))]
     segmenter = SamSegmenter(embedded, SamSettings(precision=precision))  # type: ignore[arg-type]
     alone = segmenter.masks(images, prompts)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -142,7 +142,7 @@ def test_each_slice_is_encoded_once_while_memory_allows(
     encoded: list[int] = []
     monkeypatch.setattr(sam, "KEPT_BYTES", kept)
     count = embedded.image_encoder.register_forward_hook(lambda _m, inputs, _o: encoded.append(len(inputs[0])))
-    masks, prompts = SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING)
+    masks, prompts = SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING, 1.0)
     count.remove()
     asked = sum(p is not None for p in prompts)
     again = int(SamSegmenter(embedded).masks(images, prompts).any((1, 2)).sum())
@@ -152,7 +152,7 @@ def test_each_slice_is_encoded_once_while_memory_allows(
         assert asked < sum(encoded) < asked + again  # room for one batch of four: 512 KiB a slice
     monkeypatch.setattr(sam, "KEPT_BYTES", 0)
     np.testing.assert_array_equal(
-        SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING)[0], masks
+        SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING, 1.0)[0], masks
     )
     assert masks.any()
 
@@ -160,7 +160,9 @@ def test_each_slice_is_encoded_once_while_memory_allows(
 @pytest.mark.slow
 def test_compiled_encoder_agrees(vit: Sam) -> None:
     images, roi = phantom(6)
-    prompts = [p if z in (7, 8, 9, 10, 11) else None for z, p in enumerate(prompts_from_roi(roi, images, PROMPTING))]
+    prompts = [
+        p if z in (7, 8, 9, 10, 11) else None for z, p in enumerate(prompts_from_roi(roi, images, PROMPTING, 1.0))
+    ]
     fast = copy.deepcopy(vit)
     fast.mask_threshold = -6.4
     plain = SamSegmenter(fast, SamSettings(precision="fp32")).masks(images, prompts)

@@ -10,7 +10,14 @@ import SimpleITK as sitk
 
 from pseudo_labeling import slices
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.slices import fits_beside_another, read_scan, read_slices, window_volume, write_mask
+from pseudo_labeling.slices import (
+    axial_slices,
+    fits_beside_another,
+    read_scan,
+    read_slices,
+    window_volume,
+    write_mask,
+)
 
 
 def write_scan(path: Path, array: np.ndarray, orientation: str = "LPS") -> Path:
@@ -41,7 +48,7 @@ def test_slices_are_axial_whatever_the_storage_order(tmp_path: Path, head: np.nd
 def test_mask_returns_to_the_grid_of_the_file(tmp_path: Path, head: np.ndarray, orientation: str) -> None:
     path = write_scan(tmp_path / "a.nii.gz", head, orientation)
     scan = read_scan(path)
-    write_mask(scan, scan.volume > 250, tmp_path / "m.nii.gz")
+    write_mask(scan, scan.squares(scan.volume > 250), tmp_path / "m.nii.gz")
     image, mask = sitk.ReadImage(str(path)), sitk.ReadImage(str(tmp_path / "m.nii.gz"))
     assert mask.GetSize() == image.GetSize()
     np.testing.assert_allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-5)
@@ -114,7 +121,7 @@ def test_slices_and_grid_are_those_of_the_scan(tmp_path: Path, head: np.ndarray,
     assert scan.volume.dtype == np.float32
     np.testing.assert_array_equal(scan.volume, head.clip(0, 255).round())
     grid, windowed = read_slices(path)
-    np.testing.assert_array_equal(windowed, window_volume(scan.volume))
+    np.testing.assert_array_equal(windowed, axial_slices(scan))
     assert grid == scan.grid
     assert not hasattr(grid, "volume")
     assert grid.slice_mm == pytest.approx(4.0)

@@ -43,7 +43,7 @@ def lesion(number: int) -> tuple[np.ndarray, np.ndarray]:
     return scan.astype(np.float32), mask & head
 
 
-def by_brightness(images: np.ndarray, roi: np.ndarray) -> np.ndarray:
+def by_brightness(images: np.ndarray, roi: np.ndarray, pixel_mm: float = 1.0) -> np.ndarray:
     """Stands in for SAM: the bright pixels inside the box of each slice's ROI."""
     masks = np.zeros(roi.shape, dtype=bool)
     for z in np.flatnonzero(roi.any(axis=(1, 2))):
@@ -204,10 +204,10 @@ class DyingTrainer(QuickTrainer):
     def build_segmenter(self) -> Segment:
         seen: list[int] = []
 
-        def segment(images: np.ndarray, roi: np.ndarray) -> np.ndarray:
+        def segment(images: np.ndarray, roi: np.ndarray, pixel_mm: float) -> np.ndarray:
             seen.append(1)
             maybe_die(f"s3f {len(seen)}")
-            return by_brightness(images, roi)
+            return by_brightness(images, roi, pixel_mm)
 
         return segment
 

@@ -35,9 +35,9 @@ class RankTrainer(QuickTrainer):
         return state
 
     def build_segmenter(self) -> Segment:
-        def segment(images: np.ndarray, roi: np.ndarray) -> np.ndarray:
+        def segment(images: np.ndarray, roi: np.ndarray, pixel_mm: float) -> np.ndarray:
             self.segmented += 1
-            return by_brightness(images, roi)
+            return by_brightness(images, roi, pixel_mm)
 
         return segment
 

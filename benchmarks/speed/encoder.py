@@ -34,7 +34,7 @@ def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
     """
     volume, mask = phantom(0, (24, 240, 240))
     images = window_volume(volume)
-    prompts = prompts_from_roi(mask, images, PromptSettings(margin=10))
+    prompts = prompts_from_roi(mask, images, PromptSettings(margin=10), 1.0)
     chosen = [z for z, p in enumerate(prompts) if p is not None][:slices]
     asked = [p if z in chosen else None for z, p in enumerate(prompts)]
     original = _random_vit_b(device)

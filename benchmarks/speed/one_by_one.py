@@ -37,7 +37,7 @@ from pseudo_labeling.pipeline import PseudoLabeling
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.roi import large_components, roi_from_cam
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slices import read_slices, stack_from_image, write_mask
+from pseudo_labeling.slices import read_slices, squares_from_image, write_mask
 from pseudo_labeling.workspace import ENDING, Workspace
 from speed.data import EMBEDDED
 from speed.figures import save_cam_figure, save_mask_figure
@@ -86,7 +86,7 @@ def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: s
             method = LayerCam(trained, settings.cam.layers)
             cam = way.case_cam(slices, tumour.any((1, 2)), settings.classifier.image_size, method, device)
             roi_from_cam(cam, slices, settings.roi)
-        mask = way.masks(slices, tumour)
+        mask = way.masks(slices, tumour, grid.pixel_mm)
         with way.clock.timed("writing"):
             write_mask(grid, mask, files.label(case))
     return way.clock.seconds
@@ -166,9 +166,9 @@ class OneByOne:
                     save_cam_figure(image, maps[z].astype(np.float32), self._figure())
         return maps
 
-    def masks(self, slices: np.ndarray, region: np.ndarray) -> np.ndarray:
+    def masks(self, slices: np.ndarray, region: np.ndarray, pixel_mm: float) -> np.ndarray:
         """SAM's masks `(z, y, x)` from a region, in as many passes as the settings say, with figures in the last."""
-        prompts = prompts_from_roi(region, slices, self.settings.prompts)
+        prompts = prompts_from_roi(region, slices, self.settings.prompts, pixel_mm)
         mask = np.zeros(slices.shape, dtype=bool)
         for number in range(self.settings.sam.passes):
             asked = {z: prompt for z, prompt in enumerate(prompts) if prompt is not None}
@@ -181,7 +181,7 @@ class OneByOne:
                     for z, prompt in asked.items():
                         save_mask_figure(slices[z], mask[z], prompt, self._figure())
             mask = large_components(mask, self.settings.sam.keep_fraction)
-            prompts = prompts_from_roi(mask, slices, self.settings.prompts)
+            prompts = prompts_from_roi(mask, slices, self.settings.prompts, pixel_mm)
         return mask
 
     def _classifier_input(self, image: np.ndarray, size: int) -> torch.Tensor:
@@ -202,10 +202,10 @@ def predicted(predictor: SamPredictor, image: np.ndarray, prompt: Prompt) -> np.
 
 
 def stack_from_image_file(path: Path) -> np.ndarray:
-    """A mask file as `(z, y, x)` bool."""
+    """A mask file as `(z, y, x)` bool at square pixels."""
     import SimpleITK as sitk
 
-    return stack_from_image(sitk.ReadImage(str(path)))
+    return squares_from_image(sitk.ReadImage(str(path)))
 
 
 def _epochs(done: Workspace) -> list[int]:

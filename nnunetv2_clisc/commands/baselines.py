@@ -15,7 +15,7 @@ def add_sam_prompted(commands: Commands) -> None:
     parser.add_argument("--prompts-from", type=Path, required=True, metavar="MASKS", help="folder of masks")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--weights", metavar="embedded|paper|FILE", help="SAM's (default: paper where present)")
-    parser.add_argument("--margin", type=_pixels, default=0, metavar="N", help="pixels around the box (default: 0)")
+    parser.add_argument("--margin", type=_pixels, default=0, metavar="N", help="mm around the box (default: 0)")
     parser.add_argument("--prompts", choices=("box", "points", "both"), default="both", help="(default: both)")
     parser.add_argument("--blank-image", action="store_true", help="control: SAM sees black instead of the scan")
     add_device(parser)

@@ -20,7 +20,7 @@ from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Decision
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.settings import PromptSettings, Settings
-from pseudo_labeling.slices import Scan, read_scan, window_volume
+from pseudo_labeling.slices import Scan, axial_slices, read_scan
 from pseudo_labeling.workspace import ENDING
 
 DROPPED_SHOWN = 16  # pictures of more would make the file slow to open
@@ -51,20 +51,23 @@ class Shown:
     """A case, read for drawing."""
 
     scan: Scan
-    images: np.ndarray  # (z, y, x) uint8
+    images: np.ndarray  # (z, y, x) uint8, at square pixels
     path: Path
 
     def view(self, prompts: Sequence[Prompt | None] = ()) -> View:
         """What the panels show: the head and all of the prompts' boxes."""
-        x_mm, y_mm, _ = self.scan.geometry[0]
-        return view_of(self.images, (y_mm, x_mm), [p.box for p in prompts if p is not None and p.box is not None])
+        return view_of(self.images, (1.0, 1.0), [p.box for p in prompts if p is not None and p.box is not None])
+
+    def prompts(self, roi: np.ndarray | None, prompting: PromptSettings) -> list[Prompt | None] | None:
+        """What SAM is asked from a region `(z, y, x)` bool, None where there is none."""
+        return None if roi is None else prompts_from_roi(roi, self.images, prompting, self.scan.pixel_mm)
 
     def pick(self, masks: dict[str, np.ndarray | None], most: int) -> list[tuple[int, str]]:
         """The slices to show with the reason for each; the middle one where no mask marks anything."""
         return slices_to_show(masks, most) or [(len(self.images) // 2, "middle; nothing is marked")]
 
     def mask(self, path: Path | None) -> np.ndarray | None:
-        """A mask `(z, y, x)` bool, None where there is none.
+        """A mask `(z, y, x)` bool at square pixels, None where there is none.
 
         Raises:
             ClisError: it does not fit the scan.
@@ -72,9 +75,9 @@ class Shown:
         if path is None or not path.is_file():
             return None
         found = self.scan.stack_from_image(read_image(path))
-        if found.shape != self.images.shape:
-            raise ClisError(f"{path}: {found.shape} voxels, but {self.path} has {self.images.shape}; make it again")
-        return found
+        if found.shape != self.scan.shape:
+            raise ClisError(f"{path}: {found.shape} voxels, but {self.path} has {self.scan.shape}; make it again")
+        return self.scan.squares(found)
 
 
 class Galleries:
@@ -119,7 +122,7 @@ class Galleries:
         prediction = shown.mask(found[0]) if found else None
         reference = shown.mask(run.gt.get(case))
         cam = self._cam(case, shown)
-        prompts = prompts_from_roi(roi, shown.images, self.settings.prompts) if roi is not None else None
+        prompts = shown.prompts(roi, self.settings.prompts)
         rows = []
         slices = shown.pick({"SAM mask": label, "reference": reference, "prediction": prediction, "ROI": roi}, ROWS)
         view = shown.view([prompts[z] for z, _ in slices] if prompts is not None else ())
@@ -148,7 +151,7 @@ class Galleries:
         shown = self._read(run.files.image(case))
         prediction = shown.mask(run.fold.prediction(case, ENDING))
         sam, reference = shown.mask(run.fold.sam_mask(case, ENDING)), shown.mask(run.gt.get(case))
-        prompts = prompts_from_roi(prediction, shown.images, prompting) if prediction is not None else None
+        prompts = shown.prompts(prediction, prompting)
         rows = []
         slices = shown.pick({"prediction": prediction, "answer of SAM": sam}, ROWS_DROPPED)
         view = shown.view([prompts[z] for z, _ in slices] if prompts is not None else ())
@@ -189,7 +192,7 @@ class Galleries:
 
     def _read(self, path: Path) -> Shown:
         scan = read_scan(path)
-        return Shown(scan, window_volume(scan.volume, self.settings.window), path)
+        return Shown(scan, axial_slices(scan, self.settings.window, path), path)
 
     def _panel(
         self,
