@@ -20,6 +20,7 @@ from pseudo_labeling.window import window_slices
 
 logger = logging.getLogger(__name__)
 
+LONGEST_PIXEL = 25  # times its width; more is a mistake in the header, and would fill the memory with squares
 SQUARE_WITHIN = 0.01  # pixels whose sides differ by less are square: networks see no difference
 AHEAD_VOXELS = 2**26  # of a scan that is read ahead; reading takes up to 12 bytes a voxel
 
@@ -157,7 +158,7 @@ def read_slices(path: str | Path, settings: WindowSettings = WindowSettings()) -
     """Read one scan and keep only what the stages need: its grid, and its slices as :func:`axial_slices` makes them.
 
     Raises:
-        PseudoLabelError: as :func:`read_scan`.
+        PseudoLabelError: as :func:`read_scan` and :func:`axial_slices`.
     """
     scan = read_scan(path)
     images, ignored = _axial_slices(scan, settings, str(path))
@@ -174,11 +175,19 @@ def axial_slices(scan: Scan, settings: WindowSettings = WindowSettings(), name: 
 
     Returns:
         `(z, y, x)` uint8 of the shape `scan.square_shape`.
+
+    Raises:
+        PseudoLabelError: pixels so long that the header must be wrong.
     """
     return _axial_slices(scan, settings, str(name))[0]
 
 
 def _axial_slices(scan: Scan, settings: WindowSettings, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    x_mm, y_mm, _ = scan.geometry[0]
+    if max(x_mm, y_mm) > LONGEST_PIXEL * min(x_mm, y_mm):
+        raise PseudoLabelError(
+            f"{name}: pixels of {x_mm:g} x {y_mm:g} mm in the axial slice cannot be right; correct the header's spacing"
+        )
     images, ignored = window_slices(scan.volume, settings)
     if ignored:
         logger.warning("%s: not heeded, and shown as air: %s", name, "; ".join(ignored))

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from nnunetv2_clisc.s3f import Agreement, decide
 from pseudo_labeling.embedded.phantoms import phantom_volume
+from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.models import load_clip, load_sam
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.roi import roi_from_cam
@@ -92,6 +93,14 @@ def test_slices_are_linear_between_pixels(tmp_path: Path) -> None:
     inner = images[0, 0, 1:-1].astype(float)
     np.testing.assert_allclose(np.diff(inner), 255 / 7 / 3, atol=1.0)
     np.testing.assert_array_equal(images[0, 0, 1::3], window_volume(ramp, WindowSettings(0, 100))[0, 0])
+
+
+def test_pixels_that_cannot_be_right_are_refused_by_name(tmp_path: Path) -> None:
+    volume = np.random.default_rng(2).normal(100, 20, (3, 20, 30)).astype(np.float32)
+    path = write(tmp_path / "scan.nii.gz", volume, spacing=(100.0, 1.0, 5.0))
+    with pytest.raises(PseudoLabelError, match=r"scan\.nii\.gz: pixels of 100 x 1 mm .* correct the header") as caught:
+        read_slices(path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("order", ORDERS)
