@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import blosc2
 from nnunetv2.paths import nnUNet_raw
 
 from nnunetv2_clisc.errors import ClisError
@@ -43,7 +45,7 @@ def check_before_training(trainer: SelfTraining) -> None:
 
 def _check_preprocessed(trainer: SelfTraining, case: str, where: str) -> None:
     folder = Path(trainer.preprocessed_dataset_folder)
-    if all((folder / f"{case}{ending}").is_file() for ending in (".b2nd", "_seg.b2nd", ".pkl")):
+    if _whole(folder, case):
         return
     name = trainer.plans_manager.dataset_name
     if nnUNet_raw.is_set() and (raw := Path(nnUNet_raw, name)).is_dir():
@@ -53,6 +55,18 @@ def _check_preprocessed(trainer: SelfTraining, case: str, where: str) -> None:
             files = " and ".join(str(path) for path in splits if path.exists() and f'"{case}"' in path.read_text())
             raise ClisError(f"{where}: case '{case}' has no scan {scan}; take it out of {files}, or put the scan back")
     raise ClisError(f"{where}: case '{case}' is not preprocessed, or not whole; run {preprocess_command(trainer)}")
+
+
+def _whole(folder: Path, case: str) -> bool:
+    """Whether nnU-Net's files of a case are there and not cut short, as a preprocessing that was killed leaves them."""
+    try:
+        for ending in (".b2nd", "_seg.b2nd"):
+            blosc2.open(urlpath=str(folder / f"{case}{ending}"), mode="r")  # refuses a file without its end
+        with open(folder / f"{case}.pkl", "rb") as file:
+            pickle.load(file)  # written by nnU-Net's preprocessing on this machine
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return False
+    return True
 
 
 def _check_complete(trainer: SelfTraining) -> None:

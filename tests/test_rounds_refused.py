@@ -66,12 +66,17 @@ def test_bad_split_is_refused(
         tiny.trainer().run_training()
 
 
+@pytest.mark.parametrize(("ending", "kept"), [("_seg.b2nd", None), ("_seg.b2nd", 200), (".b2nd", -1), (".pkl", -5)])
 def test_case_that_was_not_preprocessed_whole_is_named(
-    tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: str, kept: int | None, tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny.root / "preprocessed", tmp_path / "preprocessed")
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    (tmp_path / "preprocessed" / NAME / "nnUNetPlans_3d_fullres" / f"{CASES[1]}_seg.b2nd").unlink()
+    file = tmp_path / "preprocessed" / NAME / "nnUNetPlans_3d_fullres" / f"{CASES[1]}{ending}"
+    content = file.read_bytes()
+    file.unlink()
+    if kept is not None:  # as a preprocessing leaves it that was killed
+        file.write_bytes(content[:kept])
     with pytest.raises(SystemExit, match=rf"{CASES[1]}.*run nnUNetv2_plan_and_preprocess -d 611 -c 3d_fullres"):
         tiny.trainer().run_training()
 
