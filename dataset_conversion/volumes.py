@@ -179,6 +179,10 @@ def binarise_mask(mask: sitk.Image, path: Path) -> np.ndarray:
         labels = np.rint(voxels)
         if not np.isfinite(voxels).all() or (np.abs(voxels - labels) > LABEL_TOLERANCE).any():
             raise _not_a_mask(path)
+        if voxels.any() and not labels.any():  # a scale factor in the header: rounding would leave an empty mask
+            raise ConversionError(
+                f"{path}: not a mask (its largest value is {voxels.max():.9g}); give labels 0, 1, 2, …"
+            )
     if labels.min() < 0:
         raise _not_a_mask(path)
     return (labels > 0).astype(np.uint8)

@@ -122,4 +122,6 @@ def _whole_numbers(voxels: np.ndarray, path: Path) -> np.ndarray:
         raise ClisError(
             f"{path}: has the value {value:.9g}, but a mask holds whole numbers; set a threshold if it is a probability"
         )
+    if voxels.any() and not whole.any():  # a scale factor in the header: rounding would leave an empty mask
+        raise ClisError(f"{path}: its largest value is {voxels.max():.9g}, but a mask holds whole numbers; rescale it")
     return whole

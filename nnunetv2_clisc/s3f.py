@@ -147,7 +147,7 @@ def kept_cases(folder: Path) -> list[str]:
     path = folder / "summary.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))["kept"]
-        if not kept or not all(isinstance(case, str) for case in kept):
+        if not kept or not all(isinstance(case, str) and case for case in kept):
             raise ValueError("no list of cases")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClisError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +105,10 @@ def test_doctor_says_what_to_do(clisc: Run, nnunet: Path, monkeypatch: pytest.Mo
 def test_evaluate_prints_and_writes(clisc: Run, scans: Path, tmp_path: Path) -> None:
     import json
 
-    out = clisc("evaluate", "--pred", scans / "labels", "--gt", scans / "labels", "--json", tmp_path / "r.json").stdout
+    shutil.copytree(scans / "labels", tmp_path / "copies")
+    out = clisc(
+        "evaluate", "--pred", tmp_path / "copies", "--gt", scans / "labels", "--json", tmp_path / "r.json"
+    ).stdout
     assert "p00" in out
     methods = json.loads((tmp_path / "r.json").read_text())["methods"]
     assert next(iter(methods.values()))["dsc"]["mean"] == pytest.approx(1)

@@ -280,6 +280,10 @@ class TestBadInput:
         write(labels / "d.nrrd", mask)
         self.fails(nnunet, r"d\.nrrd: not a mask", images, labels=labels, split=split)
 
+    def test_mask_that_rounding_would_empty(self, nnunet: Path, images: Path, labels: Path, split: Path) -> None:
+        write(labels / "d.nrrd", cube().astype(np.float32) * np.float32(0.0009))
+        self.fails(nnunet, r"d\.nrrd: not a mask \(its largest value is 0\.00089", images, labels=labels, split=split)
+
     def test_fullsup_without_a_training_mask(self, nnunet: Path, images: Path, labels: Path, split: Path) -> None:
         (labels / "b.nrrd").unlink()
         message = r"b\.nii: training case b has no mask"

@@ -40,7 +40,7 @@ def correct(path: Path, value: int = 1) -> bytes:
     """A person draws a block into a mask and saves it; returns what is then in the file."""
     image = sitk.ReadImage(str(path))
     voxels = sitk.GetArrayFromImage(image)
-    voxels[4:7, 40:50, 40:50] = value
+    voxels[4:7, 20:60, 20:60] = value
     corrected = sitk.GetImageFromArray(voxels)
     corrected.CopyInformation(image)
     sitk.WriteImage(corrected, str(path), useCompression=True)

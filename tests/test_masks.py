@@ -52,6 +52,11 @@ def refusal(folder: Path, **settings: Foreground) -> str:
 
 
 class TestValues:
+    def test_a_mask_that_rounding_would_empty_is_refused(self, pair: Path) -> None:
+        write(pair / "pred" / "b.nii.gz", cube().astype(np.float32) * np.float32(0.0009))
+        with pytest.raises(ClisError, match=r"b\.nii\.gz: its largest value is 0\.00089"):
+            scores(pair)
+
     @pytest.mark.parametrize("foreground", [None, "any", (1, 2, 4)])
     def test_0_and_255_are_0_and_1(self, pair: Path, foreground: Foreground | None) -> None:
         expected = scores(pair)

@@ -225,7 +225,7 @@ def test_a_rerun_over_older_work_redoes_only_what_would_differ(dataset: Path) ->
     stage = slice_label_pass(dataset)
     for case in ("clean", "filled", "oblong"):
         stage.make(case)()
-        path = dataset / "clisc" / "slice_labels" / f"{case}.json"
+        path = dataset / "clisc" / "image_labels" / f"{case}.json"
         record = json.loads(path.read_text())
         del record["ignored"]
         record["key"] = key_of(stage.run.images[case], "image_labels", WindowSettings(), "slice_mm")  # as on 1db0402

@@ -112,7 +112,7 @@ def mask(rng: Rng, folder: Path) -> Damaged:
             raise Wrong("not a mask of 0 and 1 on the scan's grid")
         if path.name.endswith((".nii", ".nii.gz")):
             theirs = by_nibabel(path)
-            if theirs is not None and not np.array_equal(voxels, theirs[0] > 0):
+            if theirs is not None and not np.array_equal(voxels, np.rint(theirs[0]) > 0):
                 raise Wrong("another mask than nibabel reads")
         return "converted"
 
@@ -133,7 +133,7 @@ def prediction(rng: Rng, folder: Path) -> Damaged:
         found = evaluate_folders(folder / "pred", folder / "gt", threads=1).cases["case"]
         theirs = by_nibabel(path) if path.name.endswith((".nii", ".nii.gz")) else None
         voxels = theirs[0] if theirs is not None else sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        first, second = voxels != 0, mask_array() > 0
+        first, second = np.rint(voxels) != 0, mask_array() > 0
         total = int(first.sum() + second.sum())
         dice = 2 * int((first & second).sum()) / total if total else 1.0
         if not abs(found["dsc"] - dice) < 1e-6:
