@@ -86,7 +86,8 @@ setup(
     ],
     extras_require={
         "slurm": ["submitit>=1.5"],  # `submit`: Slurm jobs
-        "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "monai>=1.3"],
+        # oracles: medpy and monai (metrics), nibabel (headers), tifffile (stacks); nnU-Net needs the last two anyway
+        "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "monai>=1.3", "nibabel>=5", "tifffile>=2023"],
         "browser": ["playwright>=1.40"],  # drives an installed Chromium in the report's tests
     },
     entry_points={"console_scripts": ["nnUNetv2_clisc=nnunetv2_clisc.cli:main"]},

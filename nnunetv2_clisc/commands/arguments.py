@@ -22,7 +22,7 @@ def add_trainer(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """`-device`, None where the choice is left to us."""
-    parser.add_argument("-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("-device", default=None, help="cpu, cuda, cuda:N or mps (default: cuda where there is one)")
 
 
 def up_to_128(text: str) -> int:
