@@ -287,6 +287,8 @@ class SelfTraining(nnUNetTrainer):
             self.print_to_log_file(f"CLISC: {checkpoint.name} found, {self.current_epoch} epochs are done")
         if checkpoint != self.folder.final(number):
             super().run_training()
+        elif self.local_rank == 0:  # nnU-Net was killed before it could remove what the final one replaces
+            (folder / "checkpoint_latest.pth").unlink(missing_ok=True)
 
     def _fresh_network(self, number: int) -> None:
         """New network, optimiser, schedule and curves; nothing of an earlier round is left."""

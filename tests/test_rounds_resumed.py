@@ -203,3 +203,16 @@ def test_c_goes_on_with_an_unfinished_fold_and_begins_a_new_one(fold: FoldFolder
     shutil.rmtree(fold.path)
     assert tiny.trainer(continued=True)._enter().stage == "round_1"
     assert not earlier(fold)
+
+
+def test_round_killed_after_its_last_checkpoint_leaves_no_earlier_one(fold: FoldFolder, tiny: TinyDataset) -> None:
+    """nnU-Net writes checkpoint_final.pth and then removes checkpoint_latest.pth; a kill may come between."""
+    before = digest(fold.path)
+    back_to(fold, "round_1")
+    for number in (1, 2):
+        shutil.copy(fold.final(number), fold.round(number) / "checkpoint_latest.pth")
+    tiny.trainer().run_training()
+    after = digest(fold.path)
+    assert not [name for name in after if "checkpoint_latest" in name]
+    networks = [name for name in before if name.endswith(".pth")]
+    assert {name: after[name] for name in networks} == {name: before[name] for name in networks}  # nothing was trained
