@@ -141,10 +141,22 @@ class SelfTraining(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
+        if Path(filename).name == "checkpoint_latest.pth":
+            self._save_if_best()
         self.logger.local_logger.my_fantastic_logging = plain_values(self.logger.get_checkpoint())
         self._best_ema = plain_values(self._best_ema)
         with written_whole(Path(filename)) as temporary:
             super().save_checkpoint(str(temporary))
+
+    def _save_if_best(self) -> None:
+        """Write `checkpoint_best.pth` before `checkpoint_latest.pth` says that an epoch is done, where it is the best.
+
+        nnU-Net writes it afterwards, so a kill between the two would lose the best network for good.
+        """
+        epochs = self.logger.get_checkpoint()["ema_fg_dice"]
+        if epochs and (self._best_ema is None or epochs[-1] > self._best_ema):
+            self._best_ema = epochs[-1]
+            self.save_checkpoint(str(Path(self.output_folder, "checkpoint_best.pth")))
 
     def load_checkpoint(
         self,

@@ -80,8 +80,7 @@ def finish_run(
         }
         for case, record in found.items()
     ]
-    for folder in (run.files.labels_dir, run.files.root):  # all is there, so nobody is writing any more
-        remove_partial(folder)
+    remove_partial(run.files.dataset)  # all is there, so nobody is writing any more
     table = run.files.path("", "summary.csv")
     write_table(table, list(rows[0]), rows)
     devices = sorted({str(record.get("device", run.device)) for record in found.values()})

@@ -123,9 +123,11 @@ def test_killed_parts_run_again_equal_one_process(reference: Path, scans: Path, 
     kill_when(stage("masks", *part(1)), records("masks"))
     clisc(*stage("masks", *part(0)))
     clisc(*stage("masks", *part(1)))
-    (dataset / "labelsTr" / ".partial-123-p00.nii.gz").write_bytes(b"left by a process that was killed while it wrote")
+    for place in ("labelsTr/.partial-123-p00.nii.gz", "clisc/masks/.partial-1-p00.json", ".partial-2-dataset.json"):
+        (dataset / place).write_bytes(b"left by a process that was killed while it wrote")
     clisc(*stage("finish"))
     same_results(dataset, reference)
+    assert not list(dataset.rglob(".partial-*"))
 
 
 def quick(name: str, part: Part = Part()) -> object:
