@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.files import write_image_with
 from dataset_conversion.foreign import foreign_files
-from dataset_conversion.geometry import numbers, place_by_sform, two_meanings
+from dataset_conversion.geometry import check_edges, numbers, place_by_sform, two_meanings
 from dataset_conversion.integrity import check_fetched, content_of
 from dataset_conversion.reader import read_with_header
 
@@ -121,6 +121,7 @@ def read_unified(path: Path) -> sitk.Image:
     _check_thickness(image, path)
     if header is not None and two_meanings(header):
         place_by_sform(image, header, path)
+        check_edges(image.GetSpacing(), path)
     return image
 
 

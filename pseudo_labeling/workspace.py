@@ -107,7 +107,7 @@ class Workspace:
     @property
     def complete(self) -> bool:
         """Whether the last run was finished and no label has been touched by a run since."""
-        return "clisc" in read_object(self.dataset_json)
+        return isinstance(read_object(self.dataset_json).get("clisc"), dict)
 
     def claim_labels(self) -> None:
         """Make sure `labelsTr` is ours to write: a user's masks are never overwritten.
@@ -128,7 +128,8 @@ class Workspace:
     def forget_finished_run(self) -> None:
         """Labels are about to change: until they are complete again, `dataset.json` must not say so."""
         content = read_object(self.dataset_json)
-        if content.pop("clisc", None) is not None:
+        if "clisc" in content:
+            del content["clisc"]
             write_json(self.dataset_json, content)
 
     def path(self, stage: str, name: str) -> Path:

@@ -177,3 +177,37 @@ def test_another_unit_that_the_header_names_becomes_mm(nnunet: Path, tmp_path: P
     written = nibabel.load(nnunet / "raw/Dataset001_A/imagesTr/a_0000.nii.gz")
     np.testing.assert_allclose(written.header.get_zooms(), SPACING, rtol=1e-5)
     np.testing.assert_allclose(written.affine, affine(), atol=1e-3)
+
+
+def test_an_sform_with_voxels_of_no_head_is_not_taken(nnunet: Path, tmp_path: Path) -> None:
+    """Of two sizes `convert` takes the sform's, which later commands would refuse."""
+    for name in "ab":
+        write_nifti(
+            tmp_path / "images" / f"{name}.nii.gz", voxels(), sform=affine() @ np.diag([300, 1, 1, 1]), qform=affine()
+        )
+    with pytest.raises(ConversionError, match=r"voxels of \(.*\) mm, which no head scan has"):
+        convert_folder(tmp_path / "images", dataset_id=1, name="A")
+    assert [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [((254, "<i2", 8), "sform_code is 8, not 0 to 5"), ((108, "<f4", 8.0), "voxels begin at byte 8")],
+)
+def test_fields_that_readers_take_differently_are_refused(
+    tmp_path: Path, field: tuple[int, str, float], says: str
+) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", voxels(), sform=affine(), qform=affine())
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    offset, kind, number = field
+    data[offset : offset + np.dtype(kind).itemsize] = np.array(number, kind).tobytes()
+    path.write_bytes(gzip.compress(bytes(data)))
+    with pytest.raises(REFUSED, match=says):
+        read_volume(path)
+
+
+def test_voxels_that_are_no_numbers_are_not_read_as_0(tmp_path: Path) -> None:
+    scan = voxels().astype(np.float32)
+    scan[1, 2, 3] = np.nan
+    with pytest.raises(REFUSED, match=r"a\.nii\.gz: has NaN or infinite voxels \(1\)"):
+        read_volume(write_nifti(tmp_path / "a.nii.gz", scan, sform=affine(), qform=affine()))
