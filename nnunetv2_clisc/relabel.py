@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import distributed as dist
 from tqdm import tqdm
 
-from dataset_conversion.files import write_image_with
+from dataset_conversion.files import sha256_of, write_image_with
 from nnunetv2_clisc.fold import OUTSIDE, FoldFolder, outside_mask, write_training_case
 from nnunetv2_clisc.s3f import (
     Agreement,
@@ -192,7 +191,7 @@ class Relabelling:
 
     def _checkpoint_sha256(self) -> str | None:
         path = self.folder.final(1)
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        return sha256_of(path) if path.is_file() else None
 
 
 def without_islands(logits: torch.Tensor, keep_fraction: float) -> torch.Tensor:
