@@ -56,7 +56,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2_clisc*", "dataset_conversion*", "pseudo_labeling*"]),
     package_data={
-        "dataset_conversion": ["data/*.json"],
+        "dataset_conversion.sources": ["*.json"],
         "nnunetv2_clisc": ["ext_trainer/*.py"],
         "nnunetv2_clisc.report": ["*.html", "*.css", "*.js"],
         "pseudo_labeling.embedded": ["*.safetensors", "*.json", "*.md"],

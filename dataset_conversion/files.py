@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.errors import ConversionError, free_space
-from dataset_conversion.integrity import check_complete
+from dataset_conversion.scans.integrity import check_complete
 
 PARTIAL = ".partial-"  # begins the name of every file that is being written
 _CHUNK = 1 << 20

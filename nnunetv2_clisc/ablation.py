@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset_conversion.volumes import list_volumes
+from dataset_conversion.scans.volumes import list_volumes
 from nnunetv2_clisc.ablation_files import Result, write_ablation
 from nnunetv2_clisc.ablation_labels import LabelRuns
 from nnunetv2_clisc.ablation_networks import NetworkRuns

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json
-from dataset_conversion.volumes import list_volumes, volume_extension
+from dataset_conversion.scans.volumes import list_volumes, volume_extension
 from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.slices import Scan, read_scan, write_mask

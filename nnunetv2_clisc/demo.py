@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from dataset_conversion.files import write_json
-from dataset_conversion.volumes import write_image
+from dataset_conversion.scans.volumes import write_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.stages import stage_table
 from pseudo_labeling.embedded.phantoms import Protocol, phantom_volume

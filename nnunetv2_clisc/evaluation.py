@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.volumes import list_volumes, read_volume
+from dataset_conversion.scans.volumes import list_volumes, read_volume
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.masks import Foreground, Mask, listed, read_mask, turned_to
 from nnunetv2_clisc.metrics import MetricSettings, measure_case

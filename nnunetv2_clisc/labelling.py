@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_conversion.target import check_expanded
+from dataset_conversion.raw.target import check_expanded
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.labelling_options import SHARED_STAGES, STAGES, LabellingOptions

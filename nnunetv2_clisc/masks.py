@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.volumes import check_same_grid
+from dataset_conversion.scans.volumes import check_same_grid
 from nnunetv2_clisc.errors import ClisError
 
 Foreground = Literal["any"] | tuple[int, ...]

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from dataset_conversion.files import remove_partial, write_json
-from dataset_conversion.volumes import list_volumes, read_volume, volume_extension
+from dataset_conversion.scans.volumes import list_volumes, read_volume, volume_extension
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import usable_device
 from nnunetv2_clisc.masks import image_of, read_mask, turned_to

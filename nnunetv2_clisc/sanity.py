@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dataset_conversion.files import write_bytes, write_json
-from dataset_conversion.volumes import read_image
+from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import raw_dataset, usable_device
 from nnunetv2_clisc.stages import auc

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_conversion.volumes import read_volume
+from dataset_conversion.scans.volumes import read_volume
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import evaluate_folders, mask_files
 from nnunetv2_clisc.labelling import raw_dataset

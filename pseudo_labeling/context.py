@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.files import read_json, sha256_of
-from dataset_conversion.integrity import check_complete
-from dataset_conversion.volumes import binarise_mask, check_same_grid, read_volume
+from dataset_conversion.scans.integrity import check_complete
+from dataset_conversion.scans.volumes import binarise_mask, check_same_grid, read_volume
 from pseudo_labeling import models
 from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.errors import PseudoLabelError

@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.reader import read_geometry
-from dataset_conversion.volumes import read_image, write_image
+from dataset_conversion.scans.reader import read_geometry
+from dataset_conversion.scans.volumes import read_image, write_image
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import WindowSettings
 from pseudo_labeling.window import window_slices

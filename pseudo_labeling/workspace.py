@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.files import read_object, sha256_of, write_bytes, write_json
-from dataset_conversion.integrity import check_fetched
+from dataset_conversion.scans.integrity import check_fetched
 from pseudo_labeling.errors import PseudoLabelError
 
 ENDING = ".nii.gz"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.bids import convert_bids
 from dataset_conversion.errors import ConversionError
+from dataset_conversion.sources.bids import convert_bids
 from tests.conftest import Run
 from tests.volume_files import cube, read, unmade_nnunet_folders, voxels, write
 

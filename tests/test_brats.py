@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.brats import LAYOUTS, PAPER_SPLIT, convert_brats
 from dataset_conversion.errors import ConversionError
+from dataset_conversion.sources.brats import LAYOUTS, PAPER_SPLIT, convert_brats
 from tests.conftest import Run
 from tests.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.folder import convert_folder
-from dataset_conversion.volumes import read_volume
+from dataset_conversion.scans.volumes import read_volume
+from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.evaluation import evaluate_folders
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.slices import fits_beside_another, read_scan

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.folder import convert_folder
+from dataset_conversion.sources.folder import convert_folder
 from tests.volume_files import (
     FLIPPED,
     LEFT_HANDED,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.folder import convert_folder
+from dataset_conversion.sources.folder import convert_folder
 from pseudo_labeling.slices import read_scan, write_mask
 from tests.conftest import Run
 from tests.volume_files import read, tree, unmade_nnunet_folders, voxels, write

@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.folder import convert_folder
-from dataset_conversion.volumes import read_volume
+from dataset_conversion.scans.volumes import read_volume
+from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import evaluate_folders
 from pseudo_labeling.errors import PseudoLabelError

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.lgg import convert_lgg
+from dataset_conversion.sources.lgg import convert_lgg
 from tests.volume_files import geometry, read, tree, unmade_nnunet_folders
 
 

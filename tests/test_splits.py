@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion import splits
-from dataset_conversion.folder import convert_folder
-from dataset_conversion.splits import Split, draw_split
+from dataset_conversion.raw import splits
+from dataset_conversion.raw.splits import Split, draw_split
+from dataset_conversion.sources.folder import convert_folder
 from tests.tiny_nnunet import CASES, NAME, TinyDataset
 from tests.volume_files import unmade_nnunet_folders, voxels, write
 

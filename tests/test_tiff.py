@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.folder import convert_folder
+from dataset_conversion.sources.folder import convert_folder
 from tests.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
 
 KINDS = {

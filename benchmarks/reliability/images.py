@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from benchmarks.reliability import mutations
 from benchmarks.reliability.damage import Damaged, Wrong
 from benchmarks.reliability.mutations import Rng, choice
-from dataset_conversion.folder import convert_folder
+from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.evaluation import evaluate_folders
 from pseudo_labeling.slices import read_scan
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from dataset_conversion.files import PARTIAL
-from dataset_conversion.integrity import check_complete
+from dataset_conversion.scans.integrity import check_complete
 
 # of nnU-Net itself, below nnUNet_results; all else there is written by our trainers and commands
 THEIRS_IN_RESULTS = ("training_log", "progress.png", "debug.json", "dataset.json", "plans.json", "dataset_fingerprint")

@@ -11,7 +11,7 @@ from benchmarks.reliability.damage import Damaged, Wrong
 from benchmarks.reliability.images import nnunet_folders, scan_array, write
 from benchmarks.reliability.mutations import Rng, choice
 from dataset_conversion.files import write_json
-from dataset_conversion.folder import convert_folder
+from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.fold import STAGES, FoldFolder, State
 from nnunetv2_clisc.labelling import resolve_settings
 from nnunetv2_clisc.s3f import Agreement, kept_cases, load_agreement, save_agreement

@@ -74,28 +74,28 @@ def _common_options(args: argparse.Namespace) -> _CommonOptions:
 
 
 def _convert_folder(args: argparse.Namespace) -> int:
-    from dataset_conversion.folder import convert_folder
+    from dataset_conversion.sources.folder import convert_folder
 
     print(convert_folder(args.images, labels=args.labels, spacing=args.spacing, **_common_options(args)))
     return 0
 
 
 def _convert_bids(args: argparse.Namespace) -> int:
-    from dataset_conversion.bids import convert_bids
+    from dataset_conversion.sources.bids import convert_bids
 
     print(convert_bids(args.source, labels=args.labels, **_common_options(args)))
     return 0
 
 
 def _convert_brats(args: argparse.Namespace) -> int:
-    from dataset_conversion.brats import LAYOUTS, convert_brats
+    from dataset_conversion.sources.brats import LAYOUTS, convert_brats
 
     print(convert_brats(LAYOUTS[args.layout], args.source, **_common_options(args)))
     return 0
 
 
 def _convert_lgg(args: argparse.Namespace) -> int:
-    from dataset_conversion.lgg import convert_lgg
+    from dataset_conversion.sources.lgg import convert_lgg
 
     print(convert_lgg(args.source, **_common_options(args)))
     return 0

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from dataset_conversion.volumes import read_image
+from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.measures import Choice, Measures, pick
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from scipy import stats
 from tqdm import tqdm
 
-from dataset_conversion.volumes import read_image
+from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders
 from nnunetv2_clisc.report.records import CaseSlices, decisions, slice_labels

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataset_conversion.target import Target
+from dataset_conversion.raw.target import Target
 
 logger = logging.getLogger(__name__)
 

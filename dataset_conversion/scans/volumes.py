@@ -11,10 +11,10 @@ import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.files import write_image_with
-from dataset_conversion.foreign import foreign_files
-from dataset_conversion.geometry import check_edges, numbers, place_by_sform, two_meanings
-from dataset_conversion.integrity import check_fetched, content_of
-from dataset_conversion.reader import read_with_header
+from dataset_conversion.scans.foreign import foreign_files
+from dataset_conversion.scans.geometry import check_edges, numbers, place_by_sform, two_meanings
+from dataset_conversion.scans.integrity import check_fetched, content_of
+from dataset_conversion.scans.reader import read_with_header
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
 LABEL_TOLERANCE = 1e-3  # around the whole number that a label is

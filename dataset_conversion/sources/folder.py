@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.foreign import foreign_files
-from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
-from dataset_conversion.splits import draw_split, read_split
-from dataset_conversion.target import prepare_target
-from dataset_conversion.tiff import EXTENSIONS as TIFF_EXTENSIONS
-from dataset_conversion.tiff import read_stack
-from dataset_conversion.volumes import EXTENSIONS, list_volumes, read_unified
+from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
+from dataset_conversion.raw.splits import draw_split, read_split
+from dataset_conversion.raw.target import prepare_target
+from dataset_conversion.scans.foreign import foreign_files
+from dataset_conversion.scans.tiff import EXTENSIONS as TIFF_EXTENSIONS
+from dataset_conversion.scans.tiff import read_stack
+from dataset_conversion.scans.volumes import EXTENSIONS, list_volumes, read_unified
 
 _EXTENSIONS = (*EXTENSIONS, *TIFF_EXTENSIONS)
 

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from PIL import Image, ImageSequence
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.geometry import check_edges
+from dataset_conversion.scans.geometry import check_edges
 
 EXTENSIONS = (".tif", ".tiff")
 _MODES = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B")  # one number a pixel

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.raw_dataset import CaseSource
+from dataset_conversion.raw.dataset import CaseSource
 
 
 def find_cases(

@@ -10,11 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from dataset_conversion.case_folders import find_cases
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, write_dataset
-from dataset_conversion.splits import draw_split, read_split
-from dataset_conversion.target import prepare_target
+from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, write_dataset
+from dataset_conversion.raw.splits import draw_split, read_split
+from dataset_conversion.raw.target import prepare_target
+from dataset_conversion.sources.case_folders import find_cases
 
 ARCHIVE_FOLDER = "kaggle_3m"
 FLAIR_CHANNEL = 1  # the three are pre-contrast, FLAIR, post-contrast

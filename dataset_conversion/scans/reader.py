@@ -11,9 +11,9 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.geometry import check_edges, check_header
-from dataset_conversion.integrity import Content, check_complete, content_of
-from dataset_conversion.nifti_header import NiftiHeader
+from dataset_conversion.scans.geometry import check_edges, check_header
+from dataset_conversion.scans.integrity import Content, check_complete, content_of
+from dataset_conversion.scans.nifti_header import NiftiHeader
 
 _KNOWN_BY = {".nii": (".nii", ".nii.gz")}  # names by which ITK takes a file for what it is, where there are several
 

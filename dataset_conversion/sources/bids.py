@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.integrity import check_fetched
-from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
-from dataset_conversion.splits import draw_split, read_split
-from dataset_conversion.target import prepare_target
-from dataset_conversion.volumes import check_case_name
+from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
+from dataset_conversion.raw.splits import draw_split, read_split
+from dataset_conversion.raw.target import prepare_target
+from dataset_conversion.scans.integrity import check_fetched
+from dataset_conversion.scans.volumes import check_case_name
 
 _NIFTI = re.compile(
     r"(?P<stem>sub-[A-Za-z0-9]+(?:_[A-Za-z0-9]+-[A-Za-z0-9]+)*)(?:_FLAIR)?_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?"

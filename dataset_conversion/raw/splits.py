@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.volumes import check_case_name
+from dataset_conversion.scans.volumes import check_case_name
 
 PARTS = ("train", "val", "test")
 FOLDS = 5  # of nnU-Net's cross-validation

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from dataset_conversion.errors import ConversionError, explain
 from dataset_conversion.files import copy_file, write_json
-from dataset_conversion.splits import Split, cross_validation, shared_patients
-from dataset_conversion.staging import publish, staging
-from dataset_conversion.target import Target, check_free, claim
-from dataset_conversion.volumes import (
+from dataset_conversion.raw.splits import Split, cross_validation, shared_patients
+from dataset_conversion.raw.staging import publish, staging
+from dataset_conversion.raw.target import Target, check_free, claim
+from dataset_conversion.scans.volumes import (
     binarise_mask,
     check_same_grid,
     check_scan,

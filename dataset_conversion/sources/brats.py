@@ -10,15 +10,15 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from dataset_conversion.case_folders import find_cases
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.integrity import check_fetched
-from dataset_conversion.raw_dataset import CaseSource, ConversionSummary, write_dataset
-from dataset_conversion.splits import draw_split, read_split
-from dataset_conversion.target import prepare_target
-from dataset_conversion.volumes import read_unified
+from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, write_dataset
+from dataset_conversion.raw.splits import draw_split, read_split
+from dataset_conversion.raw.target import prepare_target
+from dataset_conversion.scans.integrity import check_fetched
+from dataset_conversion.scans.volumes import read_unified
+from dataset_conversion.sources.case_folders import find_cases
 
-PAPER_SPLIT = Path(__file__).parent / "data" / "brats2020_paper_split.json"
+PAPER_SPLIT = Path(__file__).parent / "brats2020_paper_split.json"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.nifti_header import CODES, FIRST_VOXEL, MILLIMETRES, UNITS, NiftiHeader
+from dataset_conversion.scans.nifti_header import CODES, FIRST_VOXEL, MILLIMETRES, UNITS, NiftiHeader
 
 APART = 0.1  # of the shortest edge of a voxel: corners further apart under two transforms are in two places
 EDGES_MM = (0.01, 50.0)  # of a voxel of any head, a mouse's included

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dataset_conversion.errors import ConversionError
-from dataset_conversion.nifti_header import NiftiHeader, parse_header
+from dataset_conversion.scans.nifti_header import NiftiHeader, parse_header
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
