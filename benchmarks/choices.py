@@ -15,9 +15,9 @@ from typing import Any
 from dataset_conversion.files import write_json
 from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.stages import slice_label_scores
-from pseudo_labeling.pipeline import PseudoLabeling, WeightSpecs
+from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
+from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import PRESETS, Settings
-from pseudo_labeling.workspace import Workspace
 
 EMBEDDED = WeightSpecs("embedded", "embedded", "none")
 BASE = "preset embedded"

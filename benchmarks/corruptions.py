@@ -20,10 +20,10 @@ from scipy import ndimage
 
 from nnunetv2_clisc.first_pass_baseline import case_roi
 from nnunetv2_clisc.s3f import similarity
-from pseudo_labeling.classical import head_mask
-from pseudo_labeling.first_pass import FirstPass
+from pseudo_labeling.rivals.classical import head_mask
+from pseudo_labeling.run.finished_run import FirstPass
+from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import axial_slices, read_scan, window_volume
-from pseudo_labeling.workspace import Workspace
 
 Spoil = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Volume `(z, y, x)` float32 and its head, bool, to the spoilt volume."""

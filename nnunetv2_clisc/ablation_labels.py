@@ -14,10 +14,10 @@ import SimpleITK as sitk
 from dataset_conversion.files import read_json, write_json
 from nnunetv2_clisc.baseline_folder import BaselineFolder
 from nnunetv2_clisc.errors import ClisError
-from pseudo_labeling.first_pass import FirstPass, Which
-from pseudo_labeling.pipeline import PseudoLabeling, WeightSpecs
+from pseudo_labeling.run.finished_run import FirstPass, Which
+from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
+from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slices import Scan, axial_slices
-from pseudo_labeling.workspace import ENDING, Workspace
 
 SEED_STEP = 1000  # far apart: a training's own seeds lie close together
 

@@ -23,7 +23,7 @@ from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.fold import FoldFolder, State, set_aside
 from nnunetv2_clisc.rounds import SelfTraining
 from nnunetv2_clisc.s3f import Agreement, Decision, decide, keep_all, load_agreement, write_results
-from pseudo_labeling.workspace import ENDING, key_of
+from pseudo_labeling.run.workspace import ENDING, key_of
 
 CONFIGURATION = "3d_fullres"
 BETWEEN = "round_1/checkpoint_final.pth"

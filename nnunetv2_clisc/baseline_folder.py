@@ -13,9 +13,9 @@ from tqdm import tqdm
 from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json
 from dataset_conversion.scans.volumes import list_volumes, volume_extension
 from nnunetv2_clisc.errors import ClisError
-from pseudo_labeling.failures import CaseFailures
+from pseudo_labeling.run.failures import CaseFailures
+from pseudo_labeling.run.workspace import ENDING, Workspace, key_of
 from pseudo_labeling.slices import Scan, read_scan, write_mask
-from pseudo_labeling.workspace import ENDING, Workspace, key_of
 
 PACKAGES = ("nnunetv2-clisc", "torch", "numpy", "scipy", "scikit-image", "segment-anything", "open_clip_torch")
 Segment = Callable[[str, Scan], np.ndarray]

@@ -10,13 +10,13 @@ import numpy as np
 
 from nnunetv2_clisc.baseline_folder import BaselineFolder
 from nnunetv2_clisc.labelling import resolve_weights, usable_device
-from pseudo_labeling import models
-from pseudo_labeling.checkpoints import read_state_dict
-from pseudo_labeling.classical import CLASSES, EDGE_MM, classical_mask
-from pseudo_labeling.salip import Salip, SalipSettings
+from pseudo_labeling.rivals.classical import CLASSES, EDGE_MM, classical_mask
+from pseudo_labeling.rivals.salip import Salip, SalipSettings
 from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.slices import Scan, axial_slices
-from pseudo_labeling.weights import identify, locate
+from pseudo_labeling.weights import models
+from pseudo_labeling.weights.checkpoints import read_state_dict
+from pseudo_labeling.weights.files import identify, locate
 
 
 def classical_baseline(images: Path, output: Path, *, classes: int = CLASSES) -> list[Path]:

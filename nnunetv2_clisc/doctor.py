@@ -102,14 +102,14 @@ def _folder(name: str) -> Check:
 
 
 def _embedded() -> Check:
-    from pseudo_labeling.weights import identify
+    from pseudo_labeling.weights.files import identify
 
     names = [identify(role, "embedded").sha256[:12] for role in ("clip", "sam")]
     return Check("embedded weights", True, f"clip {names[0]}..., sam {names[1]}...")
 
 
 def _published() -> Check:
-    from pseudo_labeling.weights import cache_dir, paper_available
+    from pseudo_labeling.weights.files import cache_dir, paper_available
 
     if paper_available():
         return Check("published weights", True, f"in {cache_dir()}")

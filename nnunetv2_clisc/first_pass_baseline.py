@@ -10,9 +10,9 @@ import numpy as np
 
 from nnunetv2_clisc.baseline_folder import BaselineFolder
 from nnunetv2_clisc.labelling import raw_dataset, usable_device
-from pseudo_labeling.first_pass import FirstPass, Which
+from pseudo_labeling.run.finished_run import FirstPass, Which
+from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import Scan, axial_slices
-from pseudo_labeling.workspace import Workspace
 
 
 def cam_baseline(

@@ -15,13 +15,13 @@ from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.labelling_options import SHARED_STAGES, STAGES, LabellingOptions
 from nnunetv2_clisc.parts import Part, resolve_part
-from pseudo_labeling import weights as weight_files
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import PRESETS, Settings
-from pseudo_labeling.weights import WeightSpecs
+from pseudo_labeling.weights import files as weight_files
+from pseudo_labeling.weights.files import WeightSpecs
 
 if TYPE_CHECKING:  # imports torch, which mistakes of the user need not wait for
-    from pseudo_labeling.finish import Summary
+    from pseudo_labeling.run.finish import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def pseudo_label(
             run_stage(options, each, part, gpus)
         stage = stage or "finish"
 
-    from pseudo_labeling.pipeline import PseudoLabeling
+    from pseudo_labeling.run.pipeline import PseudoLabeling
 
     # the last stage computes nothing, so it may run on a machine without the others' device
     device = "cpu" if stage == "finish" else usable_device(options.device)

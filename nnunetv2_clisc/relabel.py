@@ -33,9 +33,9 @@ from nnunetv2_clisc.s3f import (
     save_agreement,
     write_results,
 )
-from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.roi import large_components
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.run.failures import CaseFailures
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import Settings
 
 if TYPE_CHECKING:

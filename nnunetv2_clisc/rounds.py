@@ -25,11 +25,11 @@ from nnunetv2_clisc.plans import plain_values, read_checkpoint
 from nnunetv2_clisc.relabel import Relabelling, prompted_sam
 from nnunetv2_clisc.s3f import Segment, kept_cases
 from nnunetv2_clisc.training_checks import check_before_training
-from pseudo_labeling.failures import CaseFailures
-from pseudo_labeling.models import load_sam
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.run.failures import CaseFailures
+from pseudo_labeling.run.workspace import flair_channel
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.workspace import flair_channel
+from pseudo_labeling.weights.models import load_sam
 
 PSEUDO_NOTE = (
     "CLISC: every Dice in this log compares with pseudo-labels, not with masks drawn by hand; "

@@ -20,8 +20,8 @@ from matplotlib import style
 
 from dataset_conversion.files import write_json, write_text
 from nnunetv2_clisc.errors import ClisError
-from pseudo_labeling.overlays import save_overlay
 from pseudo_labeling.prompts import prompts_from_roi
+from pseudo_labeling.run.overlays import save_overlay
 from pseudo_labeling.settings import PromptSettings, WindowSettings
 from pseudo_labeling.slices import Scan, axial_slices, read_scan, write_mask
 

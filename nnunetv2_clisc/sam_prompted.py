@@ -15,13 +15,14 @@ from dataset_conversion.scans.volumes import list_volumes, read_volume, volume_e
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import usable_device
 from nnunetv2_clisc.masks import image_of, read_mask, turned_to
-from pseudo_labeling import models, weights
-from pseudo_labeling.failures import CaseFailures
 from pseudo_labeling.prompts import prompts_from_roi
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.run.failures import CaseFailures
+from pseudo_labeling.run.workspace import ENDING
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import axial_slices, read_scan, write_mask
-from pseudo_labeling.workspace import ENDING
+from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights import models
 
 SUMMARY = "sam_prompted.json"
 

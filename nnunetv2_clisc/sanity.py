@@ -20,14 +20,14 @@ from nnunetv2_clisc.stages import auc
 from nnunetv2_clisc.statistics import summarise
 from nnunetv2_clisc.tables import NOTHING, Table, number
 from pseudo_labeling.cam import LayerCam, case_cam
-from pseudo_labeling.cam_quality import area, deletion_and_insertion, hits, randomised
 from pseudo_labeling.classifier import classifier_input, classifier_slices
-from pseudo_labeling.first_pass import FirstPass
-from pseudo_labeling.prompt_controls import OWN, controlled_labels, kappa
+from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised
+from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
+from pseudo_labeling.run.finished_run import FirstPass
+from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, axial_slices, read_scan
-from pseudo_labeling.workspace import ENDING, Workspace
 
 CURVE_SLICES = 4  # of a case, for deletion and insertion
 TRAINED, RANDOM, NOTHING_LEARNED = "trained classifier", "randomised classifier", "no CAM (all of a tumour slice)"

@@ -15,8 +15,8 @@ from nnunetv2_clisc.labelling import raw_dataset
 from nnunetv2_clisc.masks import Foreground, image_of, read_mask, turned_to
 from nnunetv2_clisc.metrics import MetricSettings
 from nnunetv2_clisc.statistics import MetricSummary
+from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slices import read_scan
-from pseudo_labeling.workspace import ENDING, Workspace
 
 STAGES = (("raw CAM (ROI)", "roi_raw"), ("AMDA CAM (ROI)", "roi_amda"))
 

@@ -17,7 +17,7 @@ from nnunetv2.paths import nnUNet_raw
 
 from dataset_conversion.files import read_object, sha256_of
 from nnunetv2_clisc.errors import ClisError
-from pseudo_labeling.workspace import Workspace, key_of
+from pseudo_labeling.run.workspace import Workspace, key_of
 
 if TYPE_CHECKING:
     from nnunetv2_clisc.rounds import SelfTraining

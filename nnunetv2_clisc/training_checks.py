@@ -11,8 +11,8 @@ from nnunetv2.paths import nnUNet_raw
 
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.stale_labels import check_current, preprocess_command
-from pseudo_labeling.weights import locate
-from pseudo_labeling.workspace import Workspace
+from pseudo_labeling.run.workspace import Workspace
+from pseudo_labeling.weights.files import locate
 
 if TYPE_CHECKING:
     from nnunetv2_clisc.rounds import SelfTraining

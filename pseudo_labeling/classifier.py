@@ -21,7 +21,7 @@ from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import ClassifierSettings
 
 if TYPE_CHECKING:
-    from pseudo_labeling.models import ClipBundle
+    from pseudo_labeling.weights.models import ClipBundle
 
 logger = logging.getLogger(__name__)
 

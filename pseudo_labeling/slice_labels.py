@@ -20,7 +20,7 @@ from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import SliceLabelSettings
 
 if TYPE_CHECKING:
-    from pseudo_labeling.models import ClipBundle
+    from pseudo_labeling.weights.models import ClipBundle
 
 BATCH = 16  # slices; more at once are slower on a CPU: they fall out of its cache
 HEAD_LEVEL = 20  # of 255: darker pixels of a windowed slice are air

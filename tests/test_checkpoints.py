@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pseudo_labeling.checkpoints import read_state_dict
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.weights.checkpoints import read_state_dict
 
 
 class Toy(nn.Module):

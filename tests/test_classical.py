@@ -14,8 +14,8 @@ from scipy import ndimage
 from nnunetv2_clisc.baselines import classical_baseline
 from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.metrics import dice
-from pseudo_labeling.classical import classical_mask, head_mask
 from pseudo_labeling.embedded.phantoms import phantom_volume
+from pseudo_labeling.rivals.classical import classical_mask, head_mask
 from pseudo_labeling.slices import window_volume
 from tests.conftest import Run
 from tests.test_cli import last_line

@@ -11,7 +11,6 @@ import torch
 import torchvision
 from torch import nn
 
-from pseudo_labeling import training_files
 from pseudo_labeling.classifier import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -24,8 +23,9 @@ from pseudo_labeling.classifier import (
     train_classifier,
 )
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.run import classifier_files as training_files
+from pseudo_labeling.run.classifier_files import load_state, saved_now_and_then, write_npz
 from pseudo_labeling.settings import ClassifierSettings
-from pseudo_labeling.training_files import load_state, saved_now_and_then, write_npz
 
 SMALL = ClassifierSettings(image_size=32, batch_size=8, learning_rate=1e-2, epochs=4, patience=9)
 

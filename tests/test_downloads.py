@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from dataset_conversion.files import sha256_of
-from pseudo_labeling.downloads import fetch
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.weight_table import WeightFile
+from pseudo_labeling.weights.downloads import fetch
+from pseudo_labeling.weights.table import WeightFile
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
 

@@ -26,10 +26,10 @@ from pseudo_labeling.embedded.models import (
     embedded_clip_tokenizer,
 )
 from pseudo_labeling.embedded.phantoms import Phantom, phantom_slice, phantom_volume
-from pseudo_labeling.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, tight_box
-from pseudo_labeling.embedded.train_sam import cut, decode, draw_windows
 from pseudo_labeling.settings import NORMAL_PROMPT, TUMOUR_PROMPT
 from pseudo_labeling.slices import window_volume
+from tools.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, tight_box
+from tools.embedded.train_sam import cut, decode, draw_windows
 
 HERE = Path(embedded.__file__).parent
 # measured on 512: AUC 0.965, accuracy 0.92 (CLIP); Dice 0.85 (SAM); see MODEL_CARD.md; fewer phantoms here

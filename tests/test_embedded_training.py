@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pseudo_labeling.embedded.models import build_embedded_clip
-from pseudo_labeling.embedded.training import _AVERAGE_DECAY, _running_average
+from tools.embedded.training import _AVERAGE_DECAY, _running_average
 
 
 def test_average_follows_the_weights_slowly() -> None:
@@ -41,7 +41,7 @@ def test_average_of_a_clip_still_answers() -> None:
 
 @pytest.mark.slow
 def test_training_command_logs_finite_metrics_and_exports(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pseudo_labeling.embedded.train_clip", "--pool", str(tmp_path / "pool")]
+    command = [sys.executable, "-m", "tools.embedded.train_clip", "--pool", str(tmp_path / "pool")]
     command += ["--phantoms", "64", "--minutes", "0.1", "-o", str(tmp_path / "out")]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
     last = json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from nnunetv2_clisc.labelling import pseudo_label
 from nnunetv2_clisc.labelling_options import LabellingOptions
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.workspace import Workspace
+from pseudo_labeling.run.workspace import Workspace
 from tests.conftest import files_of
 
 CHANGES = ("classifier.epochs=2", "classifier.image_size=64", 'cam.layers=["layer2","layer3"]')  # as conftest.QUICK

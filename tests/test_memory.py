@@ -22,7 +22,7 @@ HEAD = slice(480, 504)  # slices of the large scan that show a head; the others 
 LABEL = """
 import sys
 from pathlib import Path
-from pseudo_labeling.pipeline import PseudoLabeling, WeightSpecs
+from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.settings import PRESETS, Settings
 
 settings = Settings().merged(PRESETS["embedded"]).merged({"classifier": {"epochs": 1, "image_size": 96}})

@@ -19,10 +19,10 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from dataset_conversion.files import sha256_of
-from pseudo_labeling import weights
 from pseudo_labeling.embedded.models import build_embedded_clip, build_embedded_sam, embedded_clip_preprocess
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.models import load_clip, load_resnet50_state, load_sam, published_sam
+from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights.models import load_clip, load_resnet50_state, load_sam, published_sam
 
 TEXTS = ["a slice with a tumour", "a normal slice"]
 

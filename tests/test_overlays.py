@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pseudo_labeling.overlays import representative_slices, save_overlay
 from pseudo_labeling.prompts import prompts_from_roi
+from pseudo_labeling.run.overlays import representative_slices, save_overlay
 from pseudo_labeling.settings import PromptSettings
 
 

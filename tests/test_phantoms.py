@@ -9,8 +9,8 @@ import pytest
 
 from pseudo_labeling.embedded.fields import Field, blur
 from pseudo_labeling.embedded.phantoms import Protocol, phantom_slice, phantom_volume
-from pseudo_labeling.embedded.pool import load_pool, make_pool, pool_slice
 from pseudo_labeling.slices import window_volume
+from tools.embedded.pool import load_pool, make_pool, pool_slice
 
 
 @pytest.mark.parametrize("stripped", [False, True])

@@ -20,7 +20,7 @@ from nnunetv2_clisc.report import write_report
 from nnunetv2_clisc.report.sources import Model
 from nnunetv2_clisc.s3f import Agreement, keep_all, write_results
 from nnunetv2_clisc.stages import slice_label_scores
-from pseudo_labeling.workspace import Workspace
+from pseudo_labeling.run.workspace import Workspace
 from tests.conftest import Run, convert, label_arguments
 from tests.report_files import EPOCHS, TRAINED, Made, add_test_cases, add_training, dice, make_labelled
 

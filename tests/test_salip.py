@@ -11,11 +11,11 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_clisc.evaluation import evaluate_folders
-from pseudo_labeling import models
-from pseudo_labeling.salip import Salip, SalipSettings, crop
+from pseudo_labeling.rivals.salip import Salip, SalipSettings, crop
 from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.slice_labels import HEAD_LEVEL
 from pseudo_labeling.slices import read_scan, window_volume
+from pseudo_labeling.weights import models
 from tests.conftest import Run
 
 SMALL = SalipSettings(points_per_side=8)

@@ -12,12 +12,12 @@ from scipy import ndimage
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from pseudo_labeling import models
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings, SamSettings
 from pseudo_labeling.slices import window_volume
+from pseudo_labeling.weights import models
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention
 
-from pseudo_labeling import sam_attention
 from pseudo_labeling.embedded.models import build_embedded_sam
-from pseudo_labeling.sam_attention import FusedAttention, fuse_attention
+from pseudo_labeling.sam import attention as sam_attention
+from pseudo_labeling.sam.attention import FusedAttention, fuse_attention
 
 
 def block(size: tuple[int, int], relative: bool = True) -> Attention:

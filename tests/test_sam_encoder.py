@@ -12,15 +12,16 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import nn
 
-from pseudo_labeling import models, sam
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.precision import has_bfloat16
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
-from pseudo_labeling.sam import SamSegmenter
-from pseudo_labeling.sam_encoder import uses_bfloat16
+from pseudo_labeling.sam import segmenter as sam
+from pseudo_labeling.sam.encoder import uses_bfloat16
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings, SamSettings, Settings
 from pseudo_labeling.slices import window_volume
+from pseudo_labeling.weights import models
 
 PROMPTING = PromptSettings(margin=10)
 CPU = torch.device("cpu")

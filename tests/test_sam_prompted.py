@@ -14,10 +14,10 @@ from segment_anything import SamPredictor
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import evaluate_folders
 from nnunetv2_clisc.sam_prompted import sam_prompted
-from pseudo_labeling import models
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.prompts import bounding_box, centre_and_corners
 from pseudo_labeling.slices import read_scan, window_volume
+from pseudo_labeling.weights import models
 from tests.conftest import Run, files_of
 from tests.test_cli import last_line
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from pseudo_labeling import models
-from pseudo_labeling.cam_quality import area, deletion_and_insertion, hits, randomised
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
-from pseudo_labeling.prompt_controls import OWN, controlled_labels, kappa
+from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised
+from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.settings import ClassifierSettings, SliceLabelSettings
 from pseudo_labeling.slice_labels import encode_prompts, tumour_probability
 from pseudo_labeling.slices import read_scan, window_volume
+from pseudo_labeling.weights import models
 from tests.conftest import Run, files_of
 from tests.test_cli import last_line
 from tests.tiny_nnunet import digest

@@ -12,13 +12,13 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_clisc.s3f import Agreement, compare_case
-from pseudo_labeling.context import RunContext
 from pseudo_labeling.embedded.phantoms import phantom_volume
+from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.slice_label_pass import SliceLabelPass
+from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.settings import Settings, WindowSettings
-from pseudo_labeling.slice_label_pass import SliceLabelPass
 from pseudo_labeling.slices import read_scan, read_slices, window_volume
-from pseudo_labeling.weights import WeightSpecs
-from pseudo_labeling.workspace import key_of
+from pseudo_labeling.weights.files import WeightSpecs
 
 Volumes = tuple[np.ndarray, np.ndarray, np.ndarray]
 Spoil = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -10,8 +10,8 @@ import pytest
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.labelling import resolve_settings
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.settings import PRESETS, Settings
-from pseudo_labeling.workspace import key_of
 
 
 def test_defaults_are_the_papers() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pseudo_labeling import models, precision
+from pseudo_labeling import precision
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import SliceLabelSettings
 from pseudo_labeling.slice_labels import (
@@ -18,6 +18,7 @@ from pseudo_labeling.slice_labels import (
     read_image_labels,
     tumour_probability,
 )
+from pseudo_labeling.weights import models
 
 FULL = np.ones(7)
 

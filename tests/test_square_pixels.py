@@ -12,10 +12,9 @@ import SimpleITK as sitk
 from nnunetv2_clisc.s3f import Agreement, decide
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.models import load_clip, load_sam
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PRESETS, PromptSettings, Settings, WindowSettings
 from pseudo_labeling.slice_labels import encode_prompts, head_fraction, labels_from_probability, tumour_probability
 from pseudo_labeling.slices import (
@@ -29,6 +28,7 @@ from pseudo_labeling.slices import (
     window_volume,
     write_mask,
 )
+from pseudo_labeling.weights.models import load_clip, load_sam
 
 UPRIGHT = ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 ORDERS = [

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.stages import auc, slice_label_scores, stage_table
-from pseudo_labeling.workspace import Workspace
+from pseudo_labeling.run.workspace import Workspace
 
 SHAPE = (8, 20, 20)
 

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_clisc.trainer import CLISCTrainer_small_noSelfTraining
-from pseudo_labeling.workspace import key_of
+from pseudo_labeling.run.workspace import key_of
 from tests.tiny_nnunet import CASES, NAME, Quick, QuickTrainer, TinyDataset, finish
 
 PREPROCESS = r"run nnUNetv2_plan_and_preprocess -d 611 -c 3d_fullres"

@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import nn
 
-from pseudo_labeling.checkpoints import read_state_dict
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.models import load_clip, load_sam
+from pseudo_labeling.weights.checkpoints import read_state_dict
+from pseudo_labeling.weights.models import load_clip, load_sam
 
 State = dict[str, torch.Tensor]
 

@@ -15,9 +15,9 @@ import pytest
 from open_clip.pretrained import get_pretrained_cfg
 from torchvision.models import ResNet50_Weights
 
-from pseudo_labeling import weights
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.weight_table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
+from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights.table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 
 
 def toy_file(name: str, role: Role, content: bytes) -> WeightFile:
@@ -81,7 +81,7 @@ def test_urls_are_those_of_the_libraries() -> None:
 
 
 def test_registry_is_free_of_torch() -> None:
-    code = "import sys, pseudo_labeling.weights; sys.exit('torch' in sys.modules)"
+    code = "import sys, pseudo_labeling.weights.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -22,7 +22,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2_clisc.plans import NetworkSettings
 from nnunetv2_clisc.s3f import Segment
 from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_small
-from pseudo_labeling.workspace import key_of
+from pseudo_labeling.run.workspace import key_of
 
 NAME = "Dataset611_Tiny"
 CASES = [f"case_{number}" for number in range(6)]

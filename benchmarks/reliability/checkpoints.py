@@ -17,10 +17,10 @@ from safetensors.torch import save
 from benchmarks.reliability.damage import Damaged, Wrong
 from benchmarks.reliability.mutations import Rng, choice, damaged_bytes
 from nnunetv2_clisc.plans import read_checkpoint
-from pseudo_labeling.checkpoints import read_state_dict
 from pseudo_labeling.embedded.models import build_embedded_clip, build_embedded_sam
-from pseudo_labeling.models import load_clip, load_sam
-from pseudo_labeling.training_files import load_state
+from pseudo_labeling.run.classifier_files import load_state
+from pseudo_labeling.weights.checkpoints import read_state_dict
+from pseudo_labeling.weights.models import load_clip, load_sam
 
 
 def weights(rng: Rng, folder: Path) -> Damaged:

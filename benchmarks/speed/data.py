@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from dataset_conversion.files import write_json
 from pseudo_labeling.embedded.phantoms import phantom_volume
-from pseudo_labeling.pipeline import WeightSpecs
+from pseudo_labeling.run.pipeline import WeightSpecs
 from pseudo_labeling.settings import PRESETS, Settings
 
 EMBEDDED = WeightSpecs("embedded", "embedded", "none")

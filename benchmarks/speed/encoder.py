@@ -15,7 +15,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
 from pseudo_labeling.prompts import prompts_from_roi
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import window_volume
 from speed.data import phantom

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pseudo_labeling.pipeline import PseudoLabeling
+from pseudo_labeling.run.pipeline import PseudoLabeling
+from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import read_slices
-from pseudo_labeling.workspace import Workspace
 from speed.data import EMBEDDED, embedded_settings, raw_dataset
 from speed.measure import Clock, in_process
 

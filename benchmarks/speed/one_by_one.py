@@ -29,16 +29,17 @@ from pytorch_grad_cam import LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from segment_anything import SamPredictor
 
-from pseudo_labeling import cam_pass, models
 from pseudo_labeling import classifier as classifier_module
 from pseudo_labeling.cam import LayerCam
 from pseudo_labeling.classifier import TrainingState, build_classifier, classifier_input, classifier_slices
-from pseudo_labeling.pipeline import PseudoLabeling
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.roi import large_components, roi_from_cam
+from pseudo_labeling.run import cam_pass
+from pseudo_labeling.run.pipeline import PseudoLabeling
+from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import read_slices, squares_from_image, write_mask
-from pseudo_labeling.workspace import ENDING, Workspace
+from pseudo_labeling.weights import models
 from speed.data import EMBEDDED
 from speed.figures import save_cam_figure, save_mask_figure
 from speed.measure import Clock

@@ -20,7 +20,7 @@ def add_weights(commands: Commands) -> None:
 
 
 def _weights_download(args: argparse.Namespace) -> int:
-    from pseudo_labeling.weights import download
+    from pseudo_labeling.weights.files import download
 
     for path in download(args.names or ["paper"]):
         print(path)
@@ -28,7 +28,7 @@ def _weights_download(args: argparse.Namespace) -> int:
 
 
 def _weights_list(args: argparse.Namespace) -> int:
-    from pseudo_labeling.weights import list_weights
+    from pseudo_labeling.weights.files import list_weights
 
     for row in list_weights():
         print(row)
@@ -36,7 +36,7 @@ def _weights_list(args: argparse.Namespace) -> int:
 
 
 def _weights_verify(args: argparse.Namespace) -> int:
-    from pseudo_labeling.weights import verify
+    from pseudo_labeling.weights.files import verify
 
     rows = verify()
     for row in rows:

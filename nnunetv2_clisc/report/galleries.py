@@ -19,9 +19,9 @@ from nnunetv2_clisc.report.records import decisions
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import Decision
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.run.workspace import ENDING
 from pseudo_labeling.settings import PromptSettings, Settings
 from pseudo_labeling.slices import Scan, axial_slices, read_scan
-from pseudo_labeling.workspace import ENDING
 
 DROPPED_SHOWN = 16  # pictures of more would make the file slow to open
 ROWS, ROWS_DROPPED = 3, 2

@@ -19,7 +19,7 @@ from nnunetv2_clisc.report.records import CaseSlices, decisions, slice_labels
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.s3f import similarity
 from nnunetv2_clisc.stages import auc
-from pseudo_labeling.workspace import ENDING
+from pseudo_labeling.run.workspace import ENDING
 
 EACH = 2  # best, median and worst cases shown
 RESAMPLES = 2000

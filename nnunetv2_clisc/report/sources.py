@@ -13,7 +13,7 @@ from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.evaluation import mask_files
 from nnunetv2_clisc.fold import FoldFolder
 from nnunetv2_clisc.labelling import raw_dataset
-from pseudo_labeling.workspace import ENDING, Workspace
+from pseudo_labeling.run.workspace import ENDING, Workspace
 
 
 @dataclass(frozen=True)

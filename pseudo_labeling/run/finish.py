@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.files import read_json, read_object, remove_partial, sha256_of, write_json, write_table
-from pseudo_labeling import weights
-from pseudo_labeling.cam_pass import CamPasses
-from pseudo_labeling.context import RunContext
-from pseudo_labeling.mask_pass import STAGE, MaskPass
+from pseudo_labeling.run.cam_pass import CamPasses
+from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.mask_pass import STAGE, MaskPass
+from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.slice_labels import SliceLabels
-from pseudo_labeling.workspace import key_of
+from pseudo_labeling.weights import files as weights
 
 PACKAGES = (
     "nnunetv2-clisc",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pseudo_labeling.beside_weights import refusal
+from pseudo_labeling.weights.beside_weights import refusal
 
 STORAGE_TYPES = {
     "DoubleStorage": torch.float64,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dataset_conversion.errors import explain
 from dataset_conversion.files import sha256_of, sync
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.weight_table import WeightFile
+from pseudo_labeling.weights.table import WeightFile
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Train the embedded SAM on phantoms: ``python -m pseudo_labeling.embedded.train_sam --pool DIR -o DIR``.
+"""Train the embedded SAM on phantoms: ``python -m tools.embedded.train_sam --pool DIR -o DIR``.
 
 A few slices a step (at first windows around their lesions, at last whole slices), three prompts each: two with box and
 points, one with only a box or only points. Boxes are loose, off-centre or partial; the answer is always the whole
@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pseudo_labeling.embedded.models import SAM_IMAGE_SIZE, SAM_STRIDE, build_embedded_sam
-from pseudo_labeling.embedded.pool import Pool
-from pseudo_labeling.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, prompt_points
-from pseudo_labeling.embedded.training import Run, arguments, augment
+from tools.embedded.pool import Pool
+from tools.embedded.prompt_noise import box_with_margin, corners_and_centre, noisy_box, prompt_points
+from tools.embedded.training import Run, arguments, augment
 
 Prompts = dict[str, Any]  # `boxes` and `points` as PromptEncoder takes them
 

@@ -24,9 +24,8 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import build_point_grid
 
-from pseudo_labeling.models import ClipBundle
 from pseudo_labeling.prompts import Prompt
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import SliceLabelSettings
 from pseudo_labeling.slice_labels import (
     HEAD_LEVEL,
@@ -35,6 +34,7 @@ from pseudo_labeling.slice_labels import (
     labels_from_probability,
     tumour_probability,
 )
+from pseudo_labeling.weights.models import ClipBundle
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pseudo_labeling.models import ClipBundle
 from pseudo_labeling.settings import SliceLabelSettings
 from pseudo_labeling.slice_labels import (
     SliceLabels,
@@ -17,6 +16,7 @@ from pseudo_labeling.slice_labels import (
     probability_of,
     slice_features,
 )
+from pseudo_labeling.weights.models import ClipBundle
 
 OWN = "own prompts"
 # What a normal and a tumour slice are called instead. Several, since a single text may by chance lie near one of the

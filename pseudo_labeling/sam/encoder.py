@@ -15,7 +15,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from pseudo_labeling.ahead import made_ahead
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.precision import has_bfloat16
-from pseudo_labeling.sam_attention import fuse_attention
+from pseudo_labeling.sam.attention import fuse_attention
 from pseudo_labeling.settings import SamSettings
 
 BATCH = {"cpu": 4, "cuda": 16}  # slices; an embedding of the published ViT-B is 4 MB, its activations far more

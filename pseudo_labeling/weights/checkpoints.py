@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from dataset_conversion.errors import explain
-from pseudo_labeling.beside_weights import StandIn, class_name, refusal, stand_ins
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.torchscript import is_torchscript, read_torchscript
+from pseudo_labeling.weights.beside_weights import StandIn, class_name, refusal, stand_ins
+from pseudo_labeling.weights.torchscript import is_torchscript, read_torchscript
 
 # entries under which training files keep the weights; one may lie in another
 WRAPPERS = (

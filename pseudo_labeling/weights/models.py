@@ -19,7 +19,6 @@ from PIL import Image
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
-from pseudo_labeling.checkpoints import read_state_dict
 from pseudo_labeling.embedded.models import (
     build_embedded_clip,
     build_embedded_sam,
@@ -27,7 +26,8 @@ from pseudo_labeling.embedded.models import (
     embedded_clip_tokenizer,
 )
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.weights import locate
+from pseudo_labeling.weights.checkpoints import read_state_dict
+from pseudo_labeling.weights.files import locate
 
 # Width of the image encoder of the published SAMs (MedSAM's is a ViT-B) -> key of segment_anything's builder table.
 SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.roi import large_components
-from pseudo_labeling.sam_decoder import decode
-from pseudo_labeling.sam_encoder import KEPT_BYTES, SliceEmbeddings, SliceEncoder, autocast
+from pseudo_labeling.sam.decoder import decode
+from pseudo_labeling.sam.encoder import KEPT_BYTES, SliceEmbeddings, SliceEncoder, autocast
 from pseudo_labeling.settings import PromptSettings, SamSettings
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from dataset_conversion.files import sha256_of, whole, write_json
-from pseudo_labeling.embedded.pool import HELD_OUT_STREAM, make_pool
+from tools.embedded.pool import HELD_OUT_STREAM, make_pool
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from pseudo_labeling import models, weights
 from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import (
@@ -21,13 +20,15 @@ from pseudo_labeling.classifier import (
     held_out_cases,
     train_classifier,
 )
-from pseudo_labeling.context import RunContext
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
+from pseudo_labeling.run.classifier_files import load_state, saved_now_and_then, write_npz, write_torch
+from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.workspace import ENDING, key_of
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
 from pseudo_labeling.slices import Grid, squares_from_image, write_mask
-from pseudo_labeling.training_files import load_state, saved_now_and_then, write_npz, write_torch
-from pseudo_labeling.workspace import ENDING, key_of
+from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights import models
 
 RAW, AMDA = "raw", "amda"
 

@@ -13,9 +13,9 @@ import torch
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_table
-from pseudo_labeling import weights
-from pseudo_labeling.context import TABLE, RunContext
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.run.inputs import TABLE, RunContext
+from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.slice_labels import (
     SliceLabels,
     encode_prompts,
@@ -24,7 +24,7 @@ from pseudo_labeling.slice_labels import (
     read_image_labels,
     tumour_probability,
 )
-from pseudo_labeling.workspace import key_of
+from pseudo_labeling.weights import files as weights
 
 logger = logging.getLogger(__name__)
 

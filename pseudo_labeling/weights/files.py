@@ -1,6 +1,6 @@
 """Weight files on this machine: what a setting means, whether a file is the published one, and the table of all.
 
-Free of torch, so that listing starts at once; `pseudo_labeling.models` opens the files.
+Free of torch, so that listing starts at once; `pseudo_labeling.weights.models` opens the files.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from dataset_conversion.errors import explain
 from dataset_conversion.files import sha256_of
-from pseudo_labeling.downloads import fetch, size_of
 from pseudo_labeling.errors import PseudoLabelError
-from pseudo_labeling.weight_table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
+from pseudo_labeling.weights.downloads import fetch, size_of
+from pseudo_labeling.weights.table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 
-EMBEDDED_DIR = Path(__file__).parent / "embedded"
+EMBEDDED_DIR = Path(__file__).parents[1] / "embedded"
 
 State = Literal["ok", "present", "partial", "damaged", "missing"]
 

@@ -17,13 +17,13 @@ from dataset_conversion.errors import ConversionError
 from dataset_conversion.files import read_json, sha256_of
 from dataset_conversion.scans.integrity import check_complete
 from dataset_conversion.scans.volumes import binarise_mask, check_same_grid, read_volume
-from pseudo_labeling import models
 from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.errors import PseudoLabelError
+from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Grid, fits_beside_another, read_grid, read_slices
-from pseudo_labeling.weights import WeightSpecs
-from pseudo_labeling.workspace import Workspace
+from pseudo_labeling.weights import models
+from pseudo_labeling.weights.files import WeightSpecs
 
 TABLE = "slice_labels.csv"
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""A picture of the training data: ``python -m pseudo_labeling.embedded.contact_sheet -o FILE``."""
+"""A picture of the training data: ``python -m tools.embedded.contact_sheet -o FILE``."""
 
 from __future__ import annotations
 

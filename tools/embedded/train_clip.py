@@ -1,4 +1,4 @@
-"""Train the embedded CLIP on phantoms: ``python -m pseudo_labeling.embedded.train_clip --pool DIR -o DIR``.
+"""Train the embedded CLIP on phantoms: ``python -m tools.embedded.train_clip --pool DIR -o DIR``.
 
 Twins (same anatomy and noise, with and without lesion) sit in one batch, so nothing but the lesion tells them apart.
 The loss is a sigmoid over all image-text pairs in which every pair of one class is positive; it has no bias, so that
@@ -25,9 +25,9 @@ from pseudo_labeling.embedded.models import (
     build_embedded_clip,
     embedded_clip_tokenizer,
 )
-from pseudo_labeling.embedded.pool import Pool
-from pseudo_labeling.embedded.training import Run, arguments, augment
 from pseudo_labeling.settings import NORMAL_PROMPT, TUMOUR_PROMPT
+from tools.embedded.pool import Pool
+from tools.embedded.training import Run, arguments, augment
 
 logger = logging.getLogger(__name__)
 

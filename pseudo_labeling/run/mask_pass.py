@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pseudo_labeling import models, weights
-from pseudo_labeling.cam_pass import CamPasses
-from pseudo_labeling.context import RunContext
-from pseudo_labeling.overlays import save_overlay
 from pseudo_labeling.prompts import Prompt
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.run.cam_pass import CamPasses
+from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.overlays import save_overlay
+from pseudo_labeling.run.workspace import key_of
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.slices import Grid, write_mask
-from pseudo_labeling.workspace import key_of
+from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights import models
 
 STAGE = "masks"
 

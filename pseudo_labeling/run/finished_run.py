@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from dataset_conversion.files import read_json, sha256_of
-from pseudo_labeling import models, weights
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.sam import SamSegmenter
+from pseudo_labeling.run.workspace import Workspace
+from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings, Settings
 from pseudo_labeling.slice_labels import (
     SliceLabels,
@@ -24,7 +24,8 @@ from pseudo_labeling.slice_labels import (
     labels_from_probability,
     tumour_probability,
 )
-from pseudo_labeling.workspace import Workspace
+from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights import models
 
 logger = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ import torch
 from tqdm import tqdm
 
 from pseudo_labeling.ahead import BehindWriter
-from pseudo_labeling.cam_pass import CamPasses
-from pseudo_labeling.context import RunContext
-from pseudo_labeling.failures import CaseFailures
-from pseudo_labeling.finish import Summary, finish_run
-from pseudo_labeling.mask_pass import MaskPass
+from pseudo_labeling.run.cam_pass import CamPasses
+from pseudo_labeling.run.failures import CaseFailures
+from pseudo_labeling.run.finish import Summary, finish_run
+from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.mask_pass import MaskPass
+from pseudo_labeling.run.slice_label_pass import SliceLabelPass
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slice_label_pass import SliceLabelPass
 from pseudo_labeling.slice_labels import SliceLabels, read_label_rows
-from pseudo_labeling.weights import WeightSpecs
+from pseudo_labeling.weights.files import WeightSpecs
 
 __all__ = ["PseudoLabeling", "Summary", "WeightSpecs"]
 
