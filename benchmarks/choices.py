@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.files import write_json
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.stages import slice_label_scores
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.stage_table import slice_label_scores
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import PRESETS, Settings

@@ -18,8 +18,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunetv2_clisc.first_pass_baseline import case_roi
-from nnunetv2_clisc.s3f import similarity
+from nnunetv2_clisc.studies.baselines.cam_and_sam import case_roi
+from nnunetv2_clisc.training.s3f import similarity
 from pseudo_labeling.rivals.classical import head_mask
 from pseudo_labeling.run.finished_run import FirstPass
 from pseudo_labeling.run.workspace import Workspace

@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from skimage.filters import threshold_otsu
 
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.sam_prompted import sam_prompted
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.studies.baselines.sam_prompted import sam_prompted
 from pseudo_labeling.prompts import bounding_box
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import axial_slices, read_scan, write_mask

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dataset_conversion.files import write_json
 from dataset_conversion.scans.volumes import write_image
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.stages import stage_table
+from nnunetv2_clisc.scoring.stage_table import stage_table
 from pseudo_labeling.embedded.phantoms import Protocol, phantom_volume
 
 logger = logging.getLogger(__name__)

@@ -60,10 +60,10 @@ def _trainer() -> Check:
 
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    from nnunetv2_clisc import trainer
+    from nnunetv2_clisc.training import trainer
 
     ours = getattr(trainer, TRAINER)
-    folder = Path(trainer.__file__).parent / "ext_trainer"
+    folder = Path(trainer.__file__).parents[1] / "ext_trainer"
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches
         try:
             found = recursive_find_trainer_class_by_name(TRAINER)

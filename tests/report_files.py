@@ -11,9 +11,9 @@ import SimpleITK as sitk
 import torch
 
 from dataset_conversion.files import write_bytes, write_json, write_table
-from nnunetv2_clisc.fold import FoldFolder, State
 from nnunetv2_clisc.report.sources import Model
-from nnunetv2_clisc.s3f import Agreement, decide, similarity, write_results
+from nnunetv2_clisc.training.fold import FoldFolder, State
+from nnunetv2_clisc.training.s3f import Agreement, decide, similarity, write_results
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import Settings
 from tests.tiny_nnunet import lesion, write_image

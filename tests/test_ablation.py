@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
-from nnunetv2_clisc.ablation import ablate
-from nnunetv2_clisc.ablation_networks import branch
-from nnunetv2_clisc.ablation_runs import RUNS, chosen_runs
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.s3f import keep_all, kept_cases, load_agreement
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.studies.ablation.ablate import ablate
+from nnunetv2_clisc.studies.ablation.networks import branch
+from nnunetv2_clisc.studies.ablation.runs import RUNS, chosen_runs
+from nnunetv2_clisc.training.s3f import keep_all, kept_cases, load_agreement
 from tests.conftest import Run
 from tests.test_cli import last_line
 from tests.tiny_nnunet import ENVIRONMENT, TinyDataset, digest

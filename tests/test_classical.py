@@ -11,9 +11,9 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunetv2_clisc.baselines import classical_baseline
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.metrics import dice
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.metrics import dice
+from nnunetv2_clisc.studies.baselines.rivals import classical_baseline
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.rivals.classical import classical_mask, head_mask
 from pseudo_labeling.slices import window_volume

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from nnunetv2_clisc.cli import _parser
-from nnunetv2_clisc.cluster import Command, Resources, Training, chain, submit
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import nnunet_device, usable_device
-from nnunetv2_clisc.labelling_options import LabellingOptions
+from nnunetv2_clisc.running.cluster import Command, Resources, Training, chain, submit
+from nnunetv2_clisc.running.labelling import nnunet_device, usable_device
+from nnunetv2_clisc.running.options import LabellingOptions
 from tests.conftest import Run
 
 OPTIONS = LabellingOptions(501, device="cuda", weights="embedded", changes=("prompts.margin=3",), seed=4)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunetv2_clisc.comparison import Comparison, compare_folders
-from nnunetv2_clisc.comparison_files import latex, markdown, summary
-from nnunetv2_clisc.comparison_tables import cases_table, further_table, main_table, notes
-from nnunetv2_clisc.comparison_tables import tests_table as table_of_tests
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import Evaluation
-from nnunetv2_clisc.metrics import METRICS
+from nnunetv2_clisc.scoring.comparison import Comparison, compare_folders
+from nnunetv2_clisc.scoring.comparison_files import latex, markdown, summary
+from nnunetv2_clisc.scoring.comparison_tables import cases_table, further_table, main_table, notes
+from nnunetv2_clisc.scoring.comparison_tables import tests_table as table_of_tests
+from nnunetv2_clisc.scoring.evaluation import Evaluation
+from nnunetv2_clisc.scoring.metrics import METRICS
 from tests.volume_files import cube, write
 
 

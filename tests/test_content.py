@@ -12,7 +12,7 @@ import pytest
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.scans.volumes import read_volume
 from dataset_conversion.sources.folder import convert_folder
-from nnunetv2_clisc.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.slices import fits_beside_another, read_scan
 from tests.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write

@@ -21,7 +21,7 @@ import os, pickle, sys
 assert not any(name.split(".")[0] in ("torch", "nnunetv2", "nnunetv2_clisc") for name in sys.modules)
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
 found = find("CLISCTrainer")
-import nnunetv2_clisc.trainer as ours
+import nnunetv2_clisc.training.trainer as ours
 assert found is ours.CLISCTrainer
 for name in dir(ours):
     if name.startswith("CLISCTrainer_") and name != "CLISCTrainer_small":
@@ -90,7 +90,7 @@ def test_found_without_a_variable_and_gone_after_uninstalling(installed: Environ
     modules = "import sys, json; print(json.dumps(sorted(sys.modules)))"
     found = installed.run(LOOK_UP)
     where = source if installed.kind == "editable" else installed.packages  # type: ignore[attr-defined]
-    assert f"FROM {where / 'nnunetv2_clisc' / 'trainer.py'} nnunetv2_clisc.trainer" in found
+    assert f"FROM {where / 'nnunetv2_clisc' / 'trainer.py'} nnunetv2_clisc.training.trainer" in found
     loaded = set(json.loads(installed.run(modules)))
     with_package = best_of(installed)
 

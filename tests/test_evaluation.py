@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.metrics import MetricSettings
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.metrics import MetricSettings
 from tests.volume_files import FLIPPED, cube, voxels, write
 
 
@@ -121,5 +121,7 @@ class TestFolders:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, nnunetv2_clisc.evaluation; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
+    code = (
+        "import sys, nnunetv2_clisc.scoring.evaluation; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

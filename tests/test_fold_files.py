@@ -11,8 +11,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from dataset_conversion.errors import ConversionError
 from nnunetv2_clisc.errors import one_line_errors
-from nnunetv2_clisc.fold import outside_mask, write_training_case
-from nnunetv2_clisc.relabel import Relabelling
+from nnunetv2_clisc.training.fold import outside_mask, write_training_case
+from nnunetv2_clisc.training.relabel import Relabelling
 from pseudo_labeling.settings import Settings
 from tests.conftest import full_disk
 from tests.tiny_nnunet import CASES, TinyDataset, lesion

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.labelling import pseudo_label
-from nnunetv2_clisc.labelling_options import LabellingOptions
+from nnunetv2_clisc.running.labelling import pseudo_label
+from nnunetv2_clisc.running.options import LabellingOptions
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.run.workspace import Workspace
 from tests.conftest import files_of

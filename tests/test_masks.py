@@ -12,10 +12,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.masks import Foreground, parse_foreground
-from nnunetv2_clisc.metrics import MetricSettings
-from nnunetv2_clisc.scoring import compare, evaluate
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.folders import compare, evaluate
+from nnunetv2_clisc.scoring.masks import Foreground, parse_foreground
+from nnunetv2_clisc.scoring.metrics import MetricSettings
 from tests.conftest import Run
 from tests.volume_files import OBLIQUE, cube, write
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunetv2_clisc.metrics import (
+from nnunetv2_clisc.scoring.metrics import (
     METRICS,
     MetricSettings,
     assd,

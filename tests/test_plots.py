@@ -12,8 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nnunetv2_clisc.comparison import Comparison
-from nnunetv2_clisc.plots import bland_altman, box_plots, dsc_by_volume, plots
+from nnunetv2_clisc.scoring.comparison import Comparison
+from nnunetv2_clisc.scoring.plots import bland_altman, box_plots, dsc_by_volume, plots
 from tests.test_comparison import FAIR, GOOD, POOR, method
 
 NAN = math.nan

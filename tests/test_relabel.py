@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nnunetv2_clisc.relabel import without_islands
+from nnunetv2_clisc.training.relabel import without_islands
 
 
 def logits_of(mask: np.ndarray) -> torch.Tensor:

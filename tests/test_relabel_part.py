@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_clisc.cluster import Command, Training, chain
-from nnunetv2_clisc.fold import FoldFolder
-from nnunetv2_clisc.labelling_options import LabellingOptions
-from nnunetv2_clisc.parts import Part
-from nnunetv2_clisc.s3f import load_agreement
+from nnunetv2_clisc.running.cluster import Command, Training, chain
+from nnunetv2_clisc.running.options import LabellingOptions
+from nnunetv2_clisc.running.parts import Part
+from nnunetv2_clisc.training.fold import FoldFolder
+from nnunetv2_clisc.training.s3f import load_agreement
 from tests.conftest import Run, program
 from tests.tiny_nnunet import CASES, CLISC_ENTRY, NAME, TinyDataset, digest
 from tests.trained_fold import back_to

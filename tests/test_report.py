@@ -18,8 +18,8 @@ from scipy import stats
 from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report import write_report
 from nnunetv2_clisc.report.sources import Model
-from nnunetv2_clisc.s3f import Agreement, keep_all, write_results
-from nnunetv2_clisc.stages import slice_label_scores
+from nnunetv2_clisc.scoring.stage_table import slice_label_scores
+from nnunetv2_clisc.training.s3f import Agreement, keep_all, write_results
 from pseudo_labeling.run.workspace import Workspace
 from tests.conftest import Run, convert, label_arguments
 from tests.report_files import EPOCHS, TRAINED, Made, add_test_cases, add_training, dice, make_labelled
@@ -185,7 +185,7 @@ def test_dataset_that_is_only_labelled_is_reported(
 
 
 def test_training_under_way_is_said_to_be_unfinished(trained: Made, tmp_path: Path) -> None:
-    from nnunetv2_clisc.fold import State
+    from nnunetv2_clisc.training.fold import State
 
     trained.fold.final(2).unlink()
     trained.fold.write_state(State("round_2", "origin"))

@@ -14,9 +14,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_clisc.fold import FoldFolder
-from nnunetv2_clisc.trainer import CLISCTrainer_small_noS3F
-from nnunetv2_clisc.trainer import CLISCTrainer_small_noSelfTraining as OneRound
+from nnunetv2_clisc.training.fold import FoldFolder
+from nnunetv2_clisc.training.trainer import CLISCTrainer_small_noS3F
+from nnunetv2_clisc.training.trainer import CLISCTrainer_small_noSelfTraining as OneRound
 from tests.tiny_nnunet import CASES, CLISC_ENTRY, Quick, QuickTrainer, TinyDataset
 from tests.trained_fold import TRAIN, VAL, fold_of, properties_of, rows, seg_of
 

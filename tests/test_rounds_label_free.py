@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.fold import FoldFolder
+from nnunetv2_clisc.training.fold import FoldFolder
 from tests.tiny_nnunet import NAME, TinyDataset, digest, python
 from tests.trained_fold import back_to, s3f_again, seg_of
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunetv2_clisc.fold import FoldFolder
-from nnunetv2_clisc.rounds import SelfTraining
-from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_noS3F
+from nnunetv2_clisc.training.fold import FoldFolder
+from nnunetv2_clisc.training.rounds import SelfTraining
+from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_noS3F
 from tests.tiny_nnunet import CASES, CLISC_ENTRY, NAME, TinyDataset
 from tests.trained_fold import TRAIN, VAL, s3f_again
 

@@ -13,8 +13,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_clisc.fold import FoldFolder
-from nnunetv2_clisc.plans import NetworkSettings
+from nnunetv2_clisc.training.fold import FoldFolder
+from nnunetv2_clisc.training.plans import NetworkSettings
 from tests.tiny_nnunet import CLISC_ENTRY, NAME, QuickTrainer, TinyDataset, digest, python
 from tests.trained_fold import back_to, rows
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.s3f import (
+from nnunetv2_clisc.training.s3f import (
     Agreement,
     compare_case,
     decide,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from pseudo_labeling.rivals.salip import Salip, SalipSettings, crop
 from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.slice_labels import HEAD_LEVEL

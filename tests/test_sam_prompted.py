@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from segment_anything import SamPredictor
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.sam_prompted import sam_prompted
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.studies.baselines.sam_prompted import sam_prompted
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.prompts import bounding_box, centre_and_corners
 from pseudo_labeling.slices import read_scan, window_volume

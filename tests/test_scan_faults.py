@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.s3f import Agreement, compare_case
+from nnunetv2_clisc.training.s3f import Agreement, compare_case
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.run.inputs import RunContext
 from pseudo_labeling.run.slice_label_pass import SliceLabelPass

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunetv2_clisc.comparison import Comparison
-from nnunetv2_clisc.comparison_files import write_json
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders
-from nnunetv2_clisc.metrics import MetricSettings
-from nnunetv2_clisc.scoring import compare, evaluate, parse_methods
+from nnunetv2_clisc.scoring.comparison import Comparison
+from nnunetv2_clisc.scoring.comparison_files import write_json
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.folders import compare, evaluate, parse_methods
+from nnunetv2_clisc.scoring.metrics import MetricSettings
 from tests.conftest import Run
 from tests.volume_files import cube, tree, write
 
@@ -194,7 +194,7 @@ def test_full_disk_leaves_the_old_files_whole(folders: Path) -> None:
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails like one on a full disk
 from pathlib import Path
-from nnunetv2_clisc.scoring import compare
+from nnunetv2_clisc.scoring.folders import compare
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 try:
     compare({methods[::-1]!r}, Path({str(folders / "gt")!r}), Path({str(folders / "out")!r}))
@@ -230,7 +230,7 @@ def test_compare_does_not_import_torch(folders: Path) -> None:
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from nnunetv2_clisc.scoring import compare, evaluate
+from nnunetv2_clisc.scoring.folders import compare, evaluate
 evaluate(Path({str(folders / "off")!r}), Path({str(folders / "gt")!r}))
 print("torch" in sys.modules, "matplotlib" in sys.modules)
 """

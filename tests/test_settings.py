@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import resolve_settings
+from nnunetv2_clisc.running.labelling import resolve_settings
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.settings import PRESETS, Settings

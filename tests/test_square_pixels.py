@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.s3f import Agreement, decide
+from nnunetv2_clisc.training.s3f import Agreement, decide
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.prompts import prompts_from_roi

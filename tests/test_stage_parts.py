@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import pseudo_label
-from nnunetv2_clisc.labelling_options import LabellingOptions
-from nnunetv2_clisc.parts import Part, resolve_part
+from nnunetv2_clisc.running.labelling import pseudo_label
+from nnunetv2_clisc.running.options import LabellingOptions
+from nnunetv2_clisc.running.parts import Part, resolve_part
 from pseudo_labeling.errors import PseudoLabelError
 from tests.conftest import Run, convert, files_of, label_arguments, program
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from sklearn.metrics import f1_score, roc_auc_score
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.stages import auc, slice_label_scores, stage_table
+from nnunetv2_clisc.scoring.stage_table import auc, slice_label_scores, stage_table
 from pseudo_labeling.run.workspace import Workspace
 
 SHAPE = (8, 20, 20)

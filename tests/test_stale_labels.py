@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.trainer import CLISCTrainer_small_noSelfTraining
+from nnunetv2_clisc.training.trainer import CLISCTrainer_small_noSelfTraining
 from pseudo_labeling.run.workspace import key_of
 from tests.tiny_nnunet import CASES, NAME, Quick, QuickTrainer, TinyDataset, finish
 

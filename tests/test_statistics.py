@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nnunetv2_clisc.statistics import (
+from nnunetv2_clisc.scoring.statistics import (
     SIZES,
     bootstrap_interval,
     correlation,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from nnunetv2_clisc.statistics import MetricSummary
-from nnunetv2_clisc.tables import Cell, Table, mean_sd, p_value
+from nnunetv2_clisc.scoring.statistics import MetricSummary
+from nnunetv2_clisc.scoring.tables import Cell, Table, mean_sd, p_value
 
 TABLE = Table(
     "50 % of_all",

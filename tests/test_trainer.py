@@ -20,9 +20,9 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_clisc import trainer as trainers
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.plans import (
+from nnunetv2_clisc.training import trainer as trainers
+from nnunetv2_clisc.training.plans import (
     NetworkSettings,
     clipped_to_median,
     clisc_plans,
@@ -30,7 +30,7 @@ from nnunetv2_clisc.plans import (
     pooling_strides,
     read_checkpoint,
 )
-from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_noSelfTraining, CLISCTrainer_small
+from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_noSelfTraining, CLISCTrainer_small
 from tests.conftest import full_disk, program
 from tests.tiny_nnunet import CASES, NAME, QuickTrainer, TinyDataset, lesion
 

@@ -19,9 +19,9 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
-from nnunetv2_clisc.plans import NetworkSettings
-from nnunetv2_clisc.s3f import Segment
-from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_small
+from nnunetv2_clisc.training.plans import NetworkSettings
+from nnunetv2_clisc.training.s3f import Segment
+from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_small
 from pseudo_labeling.run.workspace import key_of
 
 NAME = "Dataset611_Tiny"

@@ -15,8 +15,8 @@ import blosc2
 import numpy as np
 import pytest
 
-from nnunetv2_clisc.fold import FoldFolder
-from nnunetv2_clisc.rounds import SelfTraining
+from nnunetv2_clisc.training.fold import FoldFolder
+from nnunetv2_clisc.training.rounds import SelfTraining
 from tests.tiny_nnunet import CASES, TinyDataset, digest
 
 TRAIN, VAL = CASES[:5], CASES[5:]

@@ -15,8 +15,8 @@ from torch import distributed as dist
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_clisc.fold import State
-from nnunetv2_clisc.s3f import Segment
+from nnunetv2_clisc.training.fold import State
+from nnunetv2_clisc.training.s3f import Segment
 from tests.tiny_nnunet import QuickTrainer, TinyDataset, by_brightness
 
 

@@ -16,7 +16,7 @@ from benchmarks.reliability import mutations
 from benchmarks.reliability.damage import Damaged, Wrong
 from benchmarks.reliability.mutations import Rng, choice
 from dataset_conversion.sources.folder import convert_folder
-from nnunetv2_clisc.evaluation import evaluate_folders
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from pseudo_labeling.slices import read_scan
 
 SHAPE = (6, 20, 24)  # (z, y, x) voxels

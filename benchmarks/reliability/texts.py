@@ -12,9 +12,9 @@ from benchmarks.reliability.images import nnunet_folders, scan_array, write
 from benchmarks.reliability.mutations import Rng, choice
 from dataset_conversion.files import write_json
 from dataset_conversion.sources.folder import convert_folder
-from nnunetv2_clisc.fold import STAGES, FoldFolder, State
-from nnunetv2_clisc.labelling import resolve_settings
-from nnunetv2_clisc.s3f import Agreement, kept_cases, load_agreement, save_agreement
+from nnunetv2_clisc.running.labelling import resolve_settings
+from nnunetv2_clisc.training.fold import STAGES, FoldFolder, State
+from nnunetv2_clisc.training.s3f import Agreement, kept_cases, load_agreement, save_agreement
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.slice_labels import read_image_labels

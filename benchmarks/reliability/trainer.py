@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunetv2_clisc.plans import NetworkSettings
-from nnunetv2_clisc.trainer import CLISCTrainer_small
+from nnunetv2_clisc.training.plans import NetworkSettings
+from nnunetv2_clisc.training.trainer import CLISCTrainer_small
 
 
 class ReliabilityTrainer(CLISCTrainer_small):

@@ -70,8 +70,8 @@ def _trainers(root: Path, device: str) -> tuple[Any, Any]:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from nnunetv2_clisc.plans import clisc_plans
-    from nnunetv2_clisc.trainer import CLISCTrainer, CLISCTrainer_small
+    from nnunetv2_clisc.training.plans import clisc_plans
+    from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_small
 
     extract_fingerprints([511], num_processes=1)
     identifier = plan_experiments([511])

@@ -23,7 +23,7 @@ def add_sam_prompted(commands: Commands) -> None:
 
 
 def _sam_prompted(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.sam_prompted import sam_prompted
+    from nnunetv2_clisc.studies.baselines.sam_prompted import sam_prompted
     from pseudo_labeling.settings import PromptSettings
 
     written = sam_prompted(
@@ -78,7 +78,7 @@ def add_baseline(commands: Commands) -> None:
 
 
 def _baseline_pseudo_label(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.first_pass_baseline import pseudo_label_baseline
+    from nnunetv2_clisc.studies.baselines.cam_and_sam import pseudo_label_baseline
 
     masks = pseudo_label_baseline(args.dataset_id, args.images, args.output, prompts=args.prompts, device=args.device)
     print(f"{len(masks)} masks in {args.output}")
@@ -86,7 +86,7 @@ def _baseline_pseudo_label(args: argparse.Namespace) -> int:
 
 
 def _baseline_cam(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.first_pass_baseline import cam_baseline
+    from nnunetv2_clisc.studies.baselines.cam_and_sam import cam_baseline
 
     masks = cam_baseline(args.dataset_id, args.images, args.output, which=args.which, device=args.device)
     print(f"{len(masks)} masks in {args.output}")
@@ -94,7 +94,7 @@ def _baseline_cam(args: argparse.Namespace) -> int:
 
 
 def _baseline_classical(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.baselines import classical_baseline
+    from nnunetv2_clisc.studies.baselines.rivals import classical_baseline
 
     masks = classical_baseline(args.images, args.output, classes=args.classes)
     print(f"{len(masks)} masks in {args.output}")
@@ -108,7 +108,7 @@ def _classes(text: str) -> int:
 
 
 def _baseline_salip(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.baselines import salip_baseline
+    from nnunetv2_clisc.studies.baselines.rivals import salip_baseline
 
     masks = salip_baseline(
         args.images,

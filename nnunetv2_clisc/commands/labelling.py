@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id, add_device, add_trainer
-from nnunetv2_clisc.labelling_options import STAGES, LabellingOptions
+from nnunetv2_clisc.running.options import STAGES, LabellingOptions
 
 
 def add_pseudo_label(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add_pseudo_label(commands: Commands) -> None:
 
 
 def _pseudo_label(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.labelling import pseudo_label
+    from nnunetv2_clisc.running.labelling import pseudo_label
 
     done = pseudo_label(
         _labelling_options(args),
@@ -47,11 +47,11 @@ def add_relabel(commands: Commands) -> None:
 
 
 def _relabel(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.parts import resolve_part
+    from nnunetv2_clisc.running.parts import resolve_part
 
     part = resolve_part(args.num_parts, args.part_id)
     # only now: the next import brings torch, and a wrong part is to be told without that wait
-    from nnunetv2_clisc.relabel_part import relabel_part
+    from nnunetv2_clisc.training.relabel_part import relabel_part
 
     done = relabel_part(
         args.dataset_id,
@@ -88,7 +88,7 @@ def add_submit(commands: Commands) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.cluster import Resources, Training, submit
+    from nnunetv2_clisc.running.cluster import Resources, Training, submit
 
     training = Training(
         trainer=None if args.labels_only else args.trainer,

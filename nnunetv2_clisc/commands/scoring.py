@@ -20,8 +20,8 @@ def add_evaluate(commands: Commands) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.metrics import MetricSettings
-    from nnunetv2_clisc.scoring import evaluate
+    from nnunetv2_clisc.scoring.folders import evaluate
+    from nnunetv2_clisc.scoring.metrics import MetricSettings
 
     settings = MetricSettings(args.hd95, args.empty_policy, args.foreground, args.pred_foreground)
     print(evaluate(args.pred, args.gt, settings=settings, json_file=args.json, output=args.output))
@@ -42,8 +42,8 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.metrics import MetricSettings
-    from nnunetv2_clisc.scoring import compare
+    from nnunetv2_clisc.scoring.folders import compare
+    from nnunetv2_clisc.scoring.metrics import MetricSettings
 
     settings = MetricSettings(args.hd95, args.empty_policy, args.foreground, args.pred_foreground)
     print(compare(args.method, args.gt, args.output, settings=settings, seed=args.seed))
@@ -85,7 +85,7 @@ def add_foreground(parser: argparse.ArgumentParser) -> None:
 
 
 def _foreground(text: str) -> object:
-    from nnunetv2_clisc.masks import parse_foreground
+    from nnunetv2_clisc.scoring.masks import parse_foreground
 
     try:
         return parse_foreground(text)
@@ -106,7 +106,7 @@ def add_stages(commands: Commands) -> None:
 
 
 def _stages(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.stages import stage_table
+    from nnunetv2_clisc.scoring.stage_table import stage_table
 
     print(stage_table(args.dataset_id, args.gt, args.pred, foreground=args.foreground))
     return 0

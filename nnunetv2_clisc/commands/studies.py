@@ -28,7 +28,7 @@ def add_ablate(commands: Commands) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.ablation import ablate
+    from nnunetv2_clisc.studies.ablation.ablate import ablate
 
     print(
         ablate(
@@ -61,7 +61,7 @@ def add_sanity(commands: Commands) -> None:
 
 
 def _sanity(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.sanity import sanity
+    from nnunetv2_clisc.studies.sanity import sanity
 
     print(
         sanity(

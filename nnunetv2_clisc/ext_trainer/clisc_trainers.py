@@ -1,4 +1,4 @@
-from nnunetv2_clisc.trainer import (
+from nnunetv2_clisc.training.trainer import (
     CLISCTrainer,
     CLISCTrainer_noS3F,
     CLISCTrainer_noSelfTraining,

@@ -12,10 +12,10 @@ import numpy as np
 from markupsafe import Markup
 
 from dataset_conversion.files import read_json
-from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.report.charts import Chart, bounds, strip
 from nnunetv2_clisc.report.records import CaseSlices, Curves
-from nnunetv2_clisc.s3f import Decision
+from nnunetv2_clisc.scoring.evaluation import Evaluation
+from nnunetv2_clisc.training.s3f import Decision
 
 BIN = 0.05  # of similarity
 

@@ -17,7 +17,7 @@ from nnunetv2_clisc.report.measures import Choice, Measures, pick
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
 from nnunetv2_clisc.report.records import decisions
 from nnunetv2_clisc.report.sources import Run
-from nnunetv2_clisc.s3f import Decision
+from nnunetv2_clisc.training.s3f import Decision
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.run.workspace import ENDING
 from pseudo_labeling.settings import PromptSettings, Settings

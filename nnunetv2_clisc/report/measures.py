@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders
 from nnunetv2_clisc.report.records import CaseSlices, decisions, slice_labels
 from nnunetv2_clisc.report.sources import Run
-from nnunetv2_clisc.s3f import similarity
-from nnunetv2_clisc.stages import auc
+from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders
+from nnunetv2_clisc.scoring.stage_table import auc
+from nnunetv2_clisc.training.s3f import similarity
 from pseudo_labeling.run.workspace import ENDING
 
 EACH = 2  # best, median and worst cases shown

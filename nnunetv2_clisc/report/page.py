@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nnunetv2_clisc import __version__
-from nnunetv2_clisc.evaluation import Evaluation
 from nnunetv2_clisc.report import figures, tables
 from nnunetv2_clisc.report.galleries import DROPPED_SHOWN, Galleries
 from nnunetv2_clisc.report.measures import Measures, choose
@@ -26,9 +25,10 @@ from nnunetv2_clisc.report.records import (
     training_curves,
 )
 from nnunetv2_clisc.report.sources import Run
-from nnunetv2_clisc.s3f import Decision
-from nnunetv2_clisc.statistics import summarise
-from nnunetv2_clisc.tables import mean_sd
+from nnunetv2_clisc.scoring.evaluation import Evaluation
+from nnunetv2_clisc.scoring.statistics import summarise
+from nnunetv2_clisc.scoring.tables import mean_sd
+from nnunetv2_clisc.training.s3f import Decision
 
 
 def render(run: Run, measures: Measures) -> str:

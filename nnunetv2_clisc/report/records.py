@@ -11,10 +11,10 @@ from typing import Any
 
 from dataset_conversion.files import read_json
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.fold import newest_checkpoint
-from nnunetv2_clisc.plans import read_checkpoint
 from nnunetv2_clisc.report.sources import Run
-from nnunetv2_clisc.s3f import Agreement, Decision
+from nnunetv2_clisc.training.fold import newest_checkpoint
+from nnunetv2_clisc.training.plans import read_checkpoint
+from nnunetv2_clisc.training.s3f import Agreement, Decision
 
 
 @dataclass(frozen=True)

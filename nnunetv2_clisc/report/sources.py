@@ -10,9 +10,9 @@ from typing import Any
 
 from dataset_conversion.files import read_json
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import mask_files
-from nnunetv2_clisc.fold import FoldFolder
-from nnunetv2_clisc.labelling import raw_dataset
+from nnunetv2_clisc.running.labelling import raw_dataset
+from nnunetv2_clisc.scoring.evaluation import mask_files
+from nnunetv2_clisc.training.fold import FoldFolder
 from pseudo_labeling.run.workspace import ENDING, Workspace
 
 

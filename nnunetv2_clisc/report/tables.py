@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.files import read_json, sha256_of
-from nnunetv2_clisc.evaluation import Evaluation
-from nnunetv2_clisc.metrics import METRICS
 from nnunetv2_clisc.report.measures import Measures
 from nnunetv2_clisc.report.records import CaseSlices, Curves
 from nnunetv2_clisc.report.sources import Run
-from nnunetv2_clisc.s3f import Decision
-from nnunetv2_clisc.tables import NOTHING
+from nnunetv2_clisc.scoring.evaluation import Evaluation
+from nnunetv2_clisc.scoring.metrics import METRICS
+from nnunetv2_clisc.scoring.tables import NOTHING
+from nnunetv2_clisc.training.s3f import Decision
 from pseudo_labeling.settings import Settings
 
 

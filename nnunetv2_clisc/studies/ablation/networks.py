@@ -18,11 +18,11 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from dataset_conversion.files import read_json, sha256_of, write_json
-from nnunetv2_clisc.ablation_labels import SEED_STEP
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.fold import FoldFolder, State, set_aside
-from nnunetv2_clisc.rounds import SelfTraining
-from nnunetv2_clisc.s3f import Agreement, Decision, decide, keep_all, load_agreement, write_results
+from nnunetv2_clisc.studies.ablation.labels import SEED_STEP
+from nnunetv2_clisc.training.fold import FoldFolder, State, set_aside
+from nnunetv2_clisc.training.rounds import SelfTraining
+from nnunetv2_clisc.training.s3f import Agreement, Decision, decide, keep_all, load_agreement, write_results
 from pseudo_labeling.run.workspace import ENDING, key_of
 
 CONFIGURATION = "3d_fullres"

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from dataset_conversion.files import write_bytes, write_json
 from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import raw_dataset, usable_device
-from nnunetv2_clisc.stages import auc
-from nnunetv2_clisc.statistics import summarise
-from nnunetv2_clisc.tables import NOTHING, Table, number
+from nnunetv2_clisc.running.labelling import raw_dataset, usable_device
+from nnunetv2_clisc.scoring.stage_table import auc
+from nnunetv2_clisc.scoring.statistics import summarise
+from nnunetv2_clisc.scoring.tables import NOTHING, Table, number
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised

@@ -14,8 +14,8 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
 from nnunetv2_clisc.errors import one_line_errors
-from nnunetv2_clisc.plans import NetworkSettings, clisc_plans
-from nnunetv2_clisc.rounds import PSEUDO_NOTE, SelfTraining
+from nnunetv2_clisc.training.plans import NetworkSettings, clisc_plans
+from nnunetv2_clisc.training.rounds import PSEUDO_NOTE, SelfTraining
 from pseudo_labeling.precision import has_bfloat16
 
 

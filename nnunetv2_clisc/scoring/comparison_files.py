@@ -14,12 +14,12 @@ from typing import Any
 
 from dataset_conversion.errors import explain
 from dataset_conversion.files import whole, write_bytes
-from nnunetv2_clisc.comparison import Comparison
-from nnunetv2_clisc.comparison_tables import HD95_WORDS, empty_cases, notes, tables
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import Evaluation
-from nnunetv2_clisc.metrics import METRICS
-from nnunetv2_clisc.statistics import RESAMPLES
+from nnunetv2_clisc.scoring.comparison import Comparison
+from nnunetv2_clisc.scoring.comparison_tables import HD95_WORDS, empty_cases, notes, tables
+from nnunetv2_clisc.scoring.evaluation import Evaluation
+from nnunetv2_clisc.scoring.metrics import METRICS
+from nnunetv2_clisc.scoring.statistics import RESAMPLES
 
 
 def summary(comparison: Comparison) -> dict[str, Any]:
@@ -84,7 +84,9 @@ def write_folder(comparison: Comparison, output: Path) -> None:
     Raises:
         ClisError: the folder cannot be written.
     """
-    from nnunetv2_clisc.plots import plots  # here, because matplotlib is slow to import and `evaluate` may not need it
+    from nnunetv2_clisc.scoring.plots import (
+        plots,  # here, because matplotlib is slow to import and `evaluate` may not need it
+    )
 
     files = {
         "summary.json": _json(comparison),

@@ -19,12 +19,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 
 from nnunetv2_clisc.errors import ClisError, one_line_errors
-from nnunetv2_clisc.fold import FoldFolder, State, newest_checkpoint, origin_of, written_whole
-from nnunetv2_clisc.parts import Part
-from nnunetv2_clisc.plans import plain_values, read_checkpoint
-from nnunetv2_clisc.relabel import Relabelling, prompted_sam
-from nnunetv2_clisc.s3f import Segment, kept_cases
-from nnunetv2_clisc.training_checks import check_before_training
+from nnunetv2_clisc.running.parts import Part
+from nnunetv2_clisc.training.checks import check_before_training
+from nnunetv2_clisc.training.fold import FoldFolder, State, newest_checkpoint, origin_of, written_whole
+from nnunetv2_clisc.training.plans import plain_values, read_checkpoint
+from nnunetv2_clisc.training.relabel import Relabelling, prompted_sam
+from nnunetv2_clisc.training.s3f import Segment, kept_cases
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.run.workspace import flair_channel
 from pseudo_labeling.sam.segmenter import SamSegmenter

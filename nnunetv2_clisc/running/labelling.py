@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_conversion.raw.target import check_expanded
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.gpus import run_stage, visible_gpus
-from nnunetv2_clisc.labelling_options import SHARED_STAGES, STAGES, LabellingOptions
-from nnunetv2_clisc.parts import Part, resolve_part
+from nnunetv2_clisc.running.gpus import run_stage, visible_gpus
+from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptions
+from nnunetv2_clisc.running.parts import Part, resolve_part
 from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.weights import files as weight_files

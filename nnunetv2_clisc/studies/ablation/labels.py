@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.files import read_json, write_json
-from nnunetv2_clisc.baseline_folder import BaselineFolder
 from nnunetv2_clisc.errors import ClisError
+from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.run.finished_run import FirstPass, Which
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import ENDING, Workspace

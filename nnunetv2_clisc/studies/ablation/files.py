@@ -12,14 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dataset_conversion.files import write_bytes, write_json, write_table
-from nnunetv2_clisc.ablation_runs import Run
-from nnunetv2_clisc.comparison import Comparison
-from nnunetv2_clisc.comparison_files import write_folder
-from nnunetv2_clisc.evaluation import Evaluation
-from nnunetv2_clisc.metrics import METRICS
-from nnunetv2_clisc.plots import COLOURS, MARKERS, rendered, styled
-from nnunetv2_clisc.statistics import MetricSummary, summarise
-from nnunetv2_clisc.tables import NOTHING, Table, mean_sd
+from nnunetv2_clisc.scoring.comparison import Comparison
+from nnunetv2_clisc.scoring.comparison_files import write_folder
+from nnunetv2_clisc.scoring.evaluation import Evaluation
+from nnunetv2_clisc.scoring.metrics import METRICS
+from nnunetv2_clisc.scoring.plots import COLOURS, MARKERS, rendered, styled
+from nnunetv2_clisc.scoring.statistics import MetricSummary, summarise
+from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd
+from nnunetv2_clisc.studies.ablation.runs import Run
 
 SHOWN = ("dsc", "hd95_mm")
 

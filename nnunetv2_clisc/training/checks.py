@@ -10,12 +10,12 @@ import blosc2
 from nnunetv2.paths import nnUNet_raw
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.stale_labels import check_current, preprocess_command
+from nnunetv2_clisc.training.stale_labels import check_current, preprocess_command
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.weights.files import locate
 
 if TYPE_CHECKING:
-    from nnunetv2_clisc.rounds import SelfTraining
+    from nnunetv2_clisc.training.rounds import SelfTraining
 
 
 def check_before_training(trainer: SelfTraining) -> None:

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders, mask_files
-from nnunetv2_clisc.metrics import METRICS, MetricSettings
-from nnunetv2_clisc.statistics import PairedTest, SizeGroup, holm, paired_test, size_groups, summarise
+from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
+from nnunetv2_clisc.scoring.metrics import METRICS, MetricSettings
+from nnunetv2_clisc.scoring.statistics import PairedTest, SizeGroup, holm, paired_test, size_groups, summarise
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import nnunet_device
-from nnunetv2_clisc.parts import Part
-from nnunetv2_clisc.rounds import SelfTraining
+from nnunetv2_clisc.running.labelling import nnunet_device
+from nnunetv2_clisc.running.parts import Part
+from nnunetv2_clisc.training.rounds import SelfTraining
 
 
 def relabel_part(

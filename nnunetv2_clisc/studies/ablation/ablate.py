@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset_conversion.scans.volumes import list_volumes
-from nnunetv2_clisc.ablation_files import Result, write_ablation
-from nnunetv2_clisc.ablation_labels import LabelRuns
-from nnunetv2_clisc.ablation_networks import NetworkRuns
-from nnunetv2_clisc.ablation_runs import Run, chosen_runs
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import Evaluation, evaluate_folders, mask_files
-from nnunetv2_clisc.labelling import nnunet_device, raw_dataset, usable_device
+from nnunetv2_clisc.running.labelling import nnunet_device, raw_dataset, usable_device
+from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
+from nnunetv2_clisc.studies.ablation.files import Result, write_ablation
+from nnunetv2_clisc.studies.ablation.labels import LabelRuns
+from nnunetv2_clisc.studies.ablation.networks import NetworkRuns
+from nnunetv2_clisc.studies.ablation.runs import Run, chosen_runs
 
 
 def ablate(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clisc.comparison import Comparison, compare_folders, evaluate_folder
-from nnunetv2_clisc.comparison_files import write_folder, write_json
-from nnunetv2_clisc.comparison_tables import cases_table, main_table, notes
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.metrics import MetricSettings
+from nnunetv2_clisc.scoring.comparison import Comparison, compare_folders, evaluate_folder
+from nnunetv2_clisc.scoring.comparison_files import write_folder, write_json
+from nnunetv2_clisc.scoring.comparison_tables import cases_table, main_table, notes
+from nnunetv2_clisc.scoring.metrics import MetricSettings
 
 
 def evaluate(

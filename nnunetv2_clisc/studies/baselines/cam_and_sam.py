@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from nnunetv2_clisc.baseline_folder import BaselineFolder
-from nnunetv2_clisc.labelling import raw_dataset, usable_device
+from nnunetv2_clisc.running.labelling import raw_dataset, usable_device
+from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.run.finished_run import FirstPass, Which
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import Scan, axial_slices

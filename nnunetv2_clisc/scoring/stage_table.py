@@ -10,11 +10,11 @@ import numpy as np
 
 from dataset_conversion.scans.volumes import read_volume
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.evaluation import evaluate_folders, mask_files
-from nnunetv2_clisc.labelling import raw_dataset
-from nnunetv2_clisc.masks import Foreground, image_of, read_mask, turned_to
-from nnunetv2_clisc.metrics import MetricSettings
-from nnunetv2_clisc.statistics import MetricSummary
+from nnunetv2_clisc.running.labelling import raw_dataset
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders, mask_files
+from nnunetv2_clisc.scoring.masks import Foreground, image_of, read_mask, turned_to
+from nnunetv2_clisc.scoring.metrics import MetricSettings
+from nnunetv2_clisc.scoring.statistics import MetricSummary
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slices import read_scan
 

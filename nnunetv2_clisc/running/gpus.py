@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling_options import SHARED_STAGES, LabellingOptions
-from nnunetv2_clisc.parts import Part
+from nnunetv2_clisc.running.options import SHARED_STAGES, LabellingOptions
+from nnunetv2_clisc.running.parts import Part
 
 
 def visible_gpus(num_gpus: int, device: str | None) -> list[str]:

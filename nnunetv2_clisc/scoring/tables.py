@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunetv2_clisc.statistics import MetricSummary
+from nnunetv2_clisc.scoring.statistics import MetricSummary
 
 Mark = Literal["best", "second"]
 NOTHING = "–"

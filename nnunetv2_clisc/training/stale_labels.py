@@ -20,7 +20,7 @@ from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.run.workspace import Workspace, key_of
 
 if TYPE_CHECKING:
-    from nnunetv2_clisc.rounds import SelfTraining
+    from nnunetv2_clisc.training.rounds import SelfTraining
 
 PREPROCESSED_AGAIN = 3  # cases at most; each takes seconds
 TOLERANCE = 1e-3  # of normalised intensities, between two runs of the same preprocessing

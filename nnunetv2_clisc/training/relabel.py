@@ -20,8 +20,8 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from dataset_conversion.files import sha256_of, write_image_with
-from nnunetv2_clisc.fold import OUTSIDE, FoldFolder, outside_mask, write_training_case
-from nnunetv2_clisc.s3f import (
+from nnunetv2_clisc.training.fold import OUTSIDE, FoldFolder, outside_mask, write_training_case
+from nnunetv2_clisc.training.s3f import (
     Agreement,
     Decision,
     Segment,
@@ -39,7 +39,7 @@ from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import Settings
 
 if TYPE_CHECKING:
-    from nnunetv2_clisc.rounds import SelfTraining
+    from nnunetv2_clisc.training.rounds import SelfTraining
 
 
 def prompted_sam(segmenter: SamSegmenter, settings: Settings) -> Segment:

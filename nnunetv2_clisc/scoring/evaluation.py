@@ -13,9 +13,9 @@ from tqdm import tqdm
 from dataset_conversion.errors import ConversionError
 from dataset_conversion.scans.volumes import list_volumes, read_volume
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.masks import Foreground, Mask, listed, read_mask, turned_to
-from nnunetv2_clisc.metrics import MetricSettings, measure_case
-from nnunetv2_clisc.statistics import MetricSummary, correlation, summarise
+from nnunetv2_clisc.scoring.masks import Foreground, Mask, listed, read_mask, turned_to
+from nnunetv2_clisc.scoring.metrics import MetricSettings, measure_case
+from nnunetv2_clisc.scoring.statistics import MetricSummary, correlation, summarise
 
 MAX_THREADS = 8
 

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from nnunetv2_clisc.comparison import Comparison
-from nnunetv2_clisc.metrics import METRICS
+from nnunetv2_clisc.scoring.comparison import Comparison
+from nnunetv2_clisc.scoring.metrics import METRICS
 
 # Okabe and Ito's colours without the pale yellow, told apart with any colour vision; the marker says the same once more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

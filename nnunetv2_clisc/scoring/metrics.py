@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from nnunetv2_clisc.masks import Foreground
+from nnunetv2_clisc.scoring.masks import Foreground
 
 Hd95Definition = Literal["pooled", "larger"]
 EmptyPolicy = Literal["nan", "worst", "public-code"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nnunetv2_clisc.comparison import Comparison
-from nnunetv2_clisc.evaluation import Evaluation
-from nnunetv2_clisc.masks import listed
-from nnunetv2_clisc.metrics import METRICS
-from nnunetv2_clisc.statistics import summarise
-from nnunetv2_clisc.tables import NOTHING, Cell, Mark, Table, mean_sd, number, p_value
+from nnunetv2_clisc.scoring.comparison import Comparison
+from nnunetv2_clisc.scoring.evaluation import Evaluation
+from nnunetv2_clisc.scoring.masks import listed
+from nnunetv2_clisc.scoring.metrics import METRICS
+from nnunetv2_clisc.scoring.statistics import summarise
+from nnunetv2_clisc.scoring.tables import NOTHING, Cell, Mark, Table, mean_sd, number, p_value
 
 ALPHA = 0.05
 NAMED = 20  # cases that a note names

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_clisc.errors import ClisError
-from nnunetv2_clisc.labelling import check_without_number, raw_dataset
-from nnunetv2_clisc.labelling_options import LabellingOptions
-from nnunetv2_clisc.parts import Part
+from nnunetv2_clisc.running.labelling import check_without_number, raw_dataset
+from nnunetv2_clisc.running.options import LabellingOptions
+from nnunetv2_clisc.running.parts import Part
 
 
 @dataclass(frozen=True)
