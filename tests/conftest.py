@@ -17,8 +17,8 @@ import pytest
 import SimpleITK as sitk
 
 from pseudo_labeling.embedded.phantoms import phantom_volume
-from tests.tiny_nnunet import planned, tiny  # noqa: F401  (fixtures)
-from tests.trained_fold import fold, trained  # noqa: F401  (fixtures)
+from tests.helpers.tiny_nnunet import planned, tiny  # noqa: F401  (fixtures)
+from tests.helpers.trained_fold import fold, trained  # noqa: F401  (fixtures)
 
 # settings that make every stage run in seconds
 QUICK = (

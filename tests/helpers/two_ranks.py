@@ -1,0 +1,66 @@
+"""Two training processes on the CPU, for the tests; nnU-Net itself offers several processes on GPUs only."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
+from torch import distributed as dist
+from torch import multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_clisc.training.fold import State
+from nnunetv2_clisc.training.s3f import Segment
+from tests.helpers.tiny_nnunet import QuickTrainer, TinyDataset, by_brightness
+
+
+class RankTrainer(QuickTrainer):
+    """Notes how many cases and which stages its rank went through."""
+
+    def __init__(self, plans: Any, configuration: str, fold: int, dataset_json: Any, device: Any = None) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.device, self.grad_scaler = torch.device("cpu"), None
+        self.stages: list[str] = []
+        self.segmented = 0
+
+    def _advance(self, state: State) -> State:
+        state = super()._advance(state)
+        self.stages.append(state.stage)
+        return state
+
+    def build_segmenter(self) -> Segment:
+        def segment(images: np.ndarray, roi: np.ndarray, pixel_mm: float) -> np.ndarray:
+            self.segmented += 1
+            return by_brightness(images, roi, pixel_mm)
+
+        return segment
+
+
+RankTrainer.__name__ = "QuickTrainer"  # the same output folder
+
+
+def rank_main(rank: int, root: str, meeting: str) -> None:
+    """What nnU-Net's `run_ddp` does, with gloo."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    nnunet_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    trainer = TinyDataset(Path(root)).trainer(RankTrainer)
+    assert isinstance(trainer, RankTrainer)
+    trainer.run_training()
+    weights = float(np.sum([tensor.double().sum() for tensor in trainer.network.state_dict().values()]))
+    found = {"cases": trainer.segmented, "stages": trainer.stages, "weights": weights}
+    (trainer.folder.path / f"rank_{rank}.json").write_text(json.dumps(found))
+    trainer.perform_actual_validation()
+    dist.destroy_process_group()
+
+
+def main(root: str) -> None:
+    """Run both ranks and wait for them."""
+    meeting = os.path.join(tempfile.mkdtemp(), "meeting")
+    multiprocessing.spawn(rank_main, args=(root, meeting), nprocs=2, join=True)
