@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -23,10 +25,6 @@ _CURES = {
 
 class UserError(ValueError):
     """A mistake the user can mend; its message is one line naming the file or flag and what to do."""
-
-
-class ConversionError(UserError):
-    """A mistake that concerns scans, masks or the files of a dataset."""
 
 
 def explain(error: OSError, fallback: str | Path = "") -> str:
@@ -57,3 +55,18 @@ def free_space(path: Path) -> str:
     except OSError:
         return "free space unknown"
     return f"{free / 1e6:.1f} MB free" if free < 1e9 else f"{free / 1e9:.1f} GB free"
+
+
+@contextmanager
+def one_line_errors(place: str | Path = "") -> Iterator[None]:
+    """End the command with `error: …` and a non-zero exit code where the user can mend what went wrong.
+
+    Args:
+        place: named where the system does not say which file was concerned.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # a full disk, rights: the system's own words name the file
+        raise SystemExit(f"error: {explain(error, place)}") from None

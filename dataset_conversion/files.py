@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.errors import ConversionError, free_space
+from dataset_conversion.errors import UserError, free_space
 from dataset_conversion.scans.integrity import check_complete
 
 PARTIAL = ".partial-"  # begins the name of every file that is being written
@@ -118,14 +118,14 @@ def write_image_with(
         before: as in :func:`whole`.
 
     Raises:
-        ConversionError: it did not get to the disk, e.g. because that is full.
+        UserError: it did not get to the disk, e.g. because that is full.
     """
     with whole(path, before) as temporary:
         try:
             write(temporary)
             check_complete(temporary)
-        except (RuntimeError, ConversionError) as error:
-            raise ConversionError(
+        except (RuntimeError, UserError) as error:
+            raise UserError(
                 f"{path}: could not be written whole ({free_space(path)}); make room or check its rights, and run the "
                 "same command again"
             ) from error
@@ -136,7 +136,7 @@ def copy_file(source: Path, path: Path) -> None:
 
     Raises:
         OSError: e.g. the disk is full; names the copy.
-        ConversionError: the copy is not what was read.
+        UserError: the copy is not what was read.
     """
     digest = hashlib.sha256()
     with whole(path) as temporary:
@@ -146,7 +146,7 @@ def copy_file(source: Path, path: Path) -> None:
                 copy.write(block)
         sync(temporary)
         if sha256_of(temporary) != digest.hexdigest():
-            raise ConversionError(
+            raise UserError(
                 f"{path}: the copy differs from {source} ({free_space(path)}); check the disk and run the same command "
                 "again"
             )
@@ -156,25 +156,25 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        ConversionError: missing or not JSON.
+        UserError: missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ConversionError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
+        raise UserError(f"{path}: is not valid JSON ({error}); mend or remove it") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read JSON that must be an object, i.e. names with values, as `dataset.json` is.
 
     Raises:
-        ConversionError: missing, not JSON, or something else.
+        UserError: missing, not JSON, or something else.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ConversionError(f"{path}: is no JSON object (names with values); mend or remove it")
+        raise UserError(f"{path}: is no JSON object (names with values); mend or remove it")
     return content
 
 

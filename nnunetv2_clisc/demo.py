@@ -15,9 +15,9 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_json
 from dataset_conversion.scans.volumes import write_image
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.scoring.stage_table import stage_table
 from pseudo_labeling.embedded.phantoms import Protocol, phantom_volume
 
@@ -73,12 +73,12 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
         seed: of phantoms and labelling.
 
     Raises:
-        ClisError: the folder holds something else, or a step failed.
+        UserError: the folder holds something else, or a step failed.
     """
     start = time.monotonic()
     marker = output / "clisc_demo"
     if output.exists() and any(output.iterdir()) and not marker.exists():
-        raise ClisError(f"-o {output}: the folder is not empty and no earlier demo; name another")
+        raise UserError(f"-o {output}: the folder is not empty and no earlier demo; name another")
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     marker.touch()
@@ -145,5 +145,5 @@ def _run(command: list[str]) -> None:
         [str(program), *command[1:]], env=os.environ | {"nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2"}
     )
     if result.returncode != 0:
-        raise ClisError(f"{command[0]}: ended with code {result.returncode}; its own message is above")
+        raise UserError(f"{command[0]}: ended with code {result.returncode}; its own message is above")
     print(f"[{time.monotonic() - start:.0f} s]", flush=True)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling.classifier import classifier_input, classifier_slices
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.precision import bfloat16_autocast
 
 BATCH = 16
@@ -31,7 +31,7 @@ class LayerCam:
         for name in layers:
             matches = [m for n, m in modules.items() if n == name or n.endswith(f".{name}")]
             if len(matches) != 1:
-                raise PseudoLabelError(f"settings.cam.layers: the classifier has {len(matches)} layers named '{name}'")
+                raise UserError(f"settings.cam.layers: the classifier has {len(matches)} layers named '{name}'")
             self.layers.append(matches[0])
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class LayerCam:
             )[:, 0]
             fused = layer_map if fused is None else fused * layer_map
         if fused is None:
-            raise PseudoLabelError("settings.cam.layers: name at least one layer")
+            raise UserError("settings.cam.layers: name at least one layer")
         return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().float().softmax(dim=1)[:, 1]
 
 

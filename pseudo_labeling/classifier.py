@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError
 from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import ClassifierSettings
 
@@ -62,7 +62,7 @@ def build_classifier(
         The classifier and what its weights come from, for the record.
 
     Raises:
-        PseudoLabelError: unknown backbone, or `clip` where the tower is no ResNet.
+        UserError: unknown backbone, or `clip` where the tower is no ResNet.
     """
     torch.manual_seed(seed)
     trunk = getattr(clip.model.visual, "trunk", None) if clip is not None else None
@@ -72,7 +72,7 @@ def build_classifier(
         name = "clip" if tower_fits else "resnet50"
     if name == "clip":
         if clip is None or trunk is None or not tower_fits:
-            raise PseudoLabelError("settings.classifier.backbone: this CLIP's image tower is no ResNet; name another")
+            raise UserError("settings.classifier.backbone: this CLIP's image tower is no ResNet; name another")
         backbone = copy.deepcopy(trunk)
         backbone.reset_classifier(2)
         mean, std = (tuple(getattr(clip.model.visual, f"image_{k}", None) or v) for k, v in _clip_defaults())
@@ -84,13 +84,13 @@ def build_classifier(
             backbone.load_state_dict(imagenet)
             origin = "torchvision resnet50, ImageNet"
         if not hasattr(backbone, "fc"):
-            raise PseudoLabelError(f"settings.classifier.backbone: '{name}' is no ResNet-like network; try resnet50")
+            raise UserError(f"settings.classifier.backbone: '{name}' is no ResNet-like network; try resnet50")
         backbone.fc = nn.Linear(backbone.fc.in_features, 2)
     elif timm.is_model(name):
         backbone = timm.create_model(name, pretrained=False, num_classes=2)
         origin = f"timm {name}, random"
     else:
-        raise PseudoLabelError(f"settings.classifier.backbone: neither torchvision nor timm has a model '{name}'")
+        raise UserError(f"settings.classifier.backbone: neither torchvision nor timm has a model '{name}'")
     return SliceClassifier(backbone, IMAGENET_MEAN, IMAGENET_STD), origin
 
 
@@ -163,7 +163,7 @@ def train_classifier(
         The final state.
 
     Raises:
-        PseudoLabelError: the training diverged: no epoch has a loss that is a number.
+        UserError: the training diverged: no epoch has a loss that is a number.
     """
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)
@@ -214,7 +214,7 @@ def train_classifier(
         if on_epoch is not None:
             on_epoch(state)
     if state.best_model is None:
-        raise PseudoLabelError(
+        raise UserError(
             f"{title}: the training diverged, no epoch has a loss that is a number; lower "
             f"settings.classifier.learning_rate (now {settings.learning_rate:g})"
         )

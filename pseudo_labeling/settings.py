@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError
 
 NORMAL_PROMPT = (
     "an image of brain tissue showing typical signal intensity without any regions of abnormal intensity "
@@ -140,7 +140,7 @@ class Settings:
         """Rebuild settings written by :meth:`to_dict`; missing entries keep their default.
 
         Raises:
-            PseudoLabelError: an entry that no setting is called by.
+            UserError: an entry that no setting is called by.
         """
         return _merged(cls(), values, "settings")
 
@@ -148,14 +148,14 @@ class Settings:
         """These settings with the (nested) entries of `values` put over them.
 
         Raises:
-            PseudoLabelError: an entry that no setting is called by.
+            UserError: an entry that no setting is called by.
         """
         return _merged(self, values, "settings")
 
 
 def _merged(base: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
-        raise PseudoLabelError(
+        raise UserError(
             f"{where}: a {_JSON_NAMES.get(type(values), 'value')} is not allowed; give names with values, e.g. "
             f'{{"{_first(base)}": …}}'
         )
@@ -163,13 +163,11 @@ def _merged(base: Any, values: Any, where: str) -> Any:
     changes: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise PseudoLabelError(f"{where}: no setting is called '{name}'; known here: {', '.join(sorted(known))}")
+            raise UserError(f"{where}: no setting is called '{name}'; known here: {', '.join(sorted(known))}")
         current = getattr(base, name)
         if is_dataclass(current):
             if not isinstance(value, dict):
-                raise PseudoLabelError(
-                    f"{where}.{name}: is a group of settings; name one, e.g. {name}.{_first(current)}"
-                )
+                raise UserError(f"{where}.{name}: is a group of settings; name one, e.g. {name}.{_first(current)}")
             changes[name] = _merged(current, value, f"{where}.{name}")
         else:
             value = tuple(value) if isinstance(current, tuple) and isinstance(value, list | tuple) else value
@@ -196,7 +194,7 @@ def _check(where: str, default: Any, value: Any) -> None:
     """Raise unless a value has its default's type and lies in its range.
 
     Raises:
-        PseudoLabelError: naming the setting and what it may be.
+        UserError: naming the setting and what it may be.
     """
     if where in CHOICES:
         fits, allowed = value in CHOICES[where], " or ".join(CHOICES[where])
@@ -217,7 +215,7 @@ def _check(where: str, default: Any, value: Any) -> None:
     else:
         fits, allowed = isinstance(value, str) and value.strip() != "", "a text"
     if not fits:
-        raise PseudoLabelError(f"{where}: {value!r} is not allowed; give {allowed}")
+        raise UserError(f"{where}: {value!r} is not allowed; give {allowed}")
 
 
 def _is_number(value: Any) -> bool:

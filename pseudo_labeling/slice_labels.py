@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling.ahead import made_ahead
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import SliceLabelSettings
 
@@ -163,15 +163,15 @@ def read_label_rows(path: str | Path) -> list[dict[str, str]]:
     """The rows of a table of slice labels, not yet checked against any scan.
 
     Raises:
-        PseudoLabelError: no such file, no CSV, or without the columns `case,slice,label`.
+        UserError: no such file, no CSV, or without the columns `case,slice,label`.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PseudoLabelError(f"{path}: cannot be read as CSV ({error}); give a text file case,slice,label") from error
+        raise UserError(f"{path}: cannot be read as CSV ({error}); give a text file case,slice,label") from error
     if not rows or not {"case", "slice", "label"} <= set(rows[0]):
-        raise PseudoLabelError(f"{path}: needs a header 'case,slice,label' and one row a slice")
+        raise UserError(f"{path}: needs a header 'case,slice,label' and one row a slice")
     return rows
 
 
@@ -186,7 +186,7 @@ def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, 
         `(z,)` int64 for each case, in the file's slice order.
 
     Raises:
-        PseudoLabelError: missing columns, unknown case or slice, a label other than 0 or 1, a slice without or with
+        UserError: missing columns, unknown case or slice, a label other than 0 or 1, a slice without or with
             two labels.
     """
     labels = {case: np.full(depth, -1, dtype=np.int64) for case, depth in depths.items()}
@@ -194,19 +194,19 @@ def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, 
         where = f"{path}, line {number}"
         case = row["case"]
         if case not in labels:
-            raise PseudoLabelError(f"{where}: imagesTr has no case {case!r}; correct the name or remove the row")
+            raise UserError(f"{where}: imagesTr has no case {case!r}; correct the name or remove the row")
         try:
             z, label = int(row["slice"]), int(row["label"])
         except (TypeError, ValueError):
-            raise PseudoLabelError(f"{where}: slice and label must be whole numbers") from None
+            raise UserError(f"{where}: slice and label must be whole numbers") from None
         if not 0 <= z < depths[case]:
-            raise PseudoLabelError(f"{where}: {case} has slices 0 to {depths[case] - 1}, not {z}")
+            raise UserError(f"{where}: {case} has slices 0 to {depths[case] - 1}, not {z}")
         if label not in (0, 1):
-            raise PseudoLabelError(f"{where}: label must be 0 (normal) or 1 (tumour), not {label}")
+            raise UserError(f"{where}: label must be 0 (normal) or 1 (tumour), not {label}")
         if labels[case][z] >= 0:
-            raise PseudoLabelError(f"{where}: slice {z} of {case} has a label already; remove one of the rows")
+            raise UserError(f"{where}: slice {z} of {case} has a label already; remove one of the rows")
         labels[case][z] = label
     for case, found in labels.items():
         if (found < 0).any():
-            raise PseudoLabelError(f"{path}: slice {int(np.argmin(found))} of {case} has no label; add a row for it")
+            raise UserError(f"{path}: slice {int(np.argmin(found))} of {case} has no label; add a row for it")
     return labels

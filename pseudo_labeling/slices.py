@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.reader import read_geometry
 from dataset_conversion.scans.volumes import read_image, write_image
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import WindowSettings
 from pseudo_labeling.window import window_slices
 
@@ -135,22 +134,22 @@ def read_scan(path: str | Path) -> Scan:
     """Read one 3D scan.
 
     Raises:
-        PseudoLabelError: unreadable, not 3D, with a header that means two things, with NaN or Inf, or constant; the
+        UserError: unreadable, not 3D, with a header that means two things, with NaN or Inf, or constant; the
             message names the file.
     """
     try:
         image = read_image(Path(path), sitk.sitkFloat32)
-    except ConversionError as error:
-        raise PseudoLabelError(str(error)) from error
+    except UserError as error:
+        raise UserError(str(error)) from error
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     image = sitk.DICOMOrient(image, "LPS")  # a large scan is copied here and below, so no name keeps the old one
     geometry = (image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     volume = sitk.GetArrayFromImage(image)
     del image
     if not all(np.isfinite(each).all() for each in volume):
-        raise PseudoLabelError(f"{path}: has NaN or infinite voxels; repair or leave out this case")
+        raise UserError(f"{path}: has NaN or infinite voxels; repair or leave out this case")
     if volume.min() == volume.max():
-        raise PseudoLabelError(f"{path}: every voxel has the value {volume.min():g}; leave out this case")
+        raise UserError(f"{path}: every voxel has the value {volume.min():g}; leave out this case")
     return Scan(volume.shape, geometry, orientation, volume)
 
 
@@ -158,7 +157,7 @@ def read_slices(path: str | Path, settings: WindowSettings = WindowSettings()) -
     """Read one scan and keep only what the stages need: its grid, and its slices as :func:`axial_slices` makes them.
 
     Raises:
-        PseudoLabelError: as :func:`read_scan` and :func:`axial_slices`.
+        UserError: as :func:`read_scan` and :func:`axial_slices`.
     """
     scan = read_scan(path)
     images, ignored = _axial_slices(scan, settings, str(path))
@@ -177,7 +176,7 @@ def axial_slices(scan: Scan, settings: WindowSettings = WindowSettings(), name: 
         `(z, y, x)` uint8 of the shape `scan.square_shape`.
 
     Raises:
-        PseudoLabelError: pixels so long that the header must be wrong.
+        UserError: pixels so long that the header must be wrong.
     """
     return _axial_slices(scan, settings, str(name))[0]
 
@@ -185,7 +184,7 @@ def axial_slices(scan: Scan, settings: WindowSettings = WindowSettings(), name: 
 def _axial_slices(scan: Scan, settings: WindowSettings, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     x_mm, y_mm, _ = scan.geometry[0]
     if max(x_mm, y_mm) > LONGEST_PIXEL * min(x_mm, y_mm):
-        raise PseudoLabelError(
+        raise UserError(
             f"{name}: pixels of {x_mm:g} x {y_mm:g} mm in the axial slice cannot be right; correct the header's spacing"
         )
     images, ignored = window_slices(scan.volume, settings)
@@ -201,11 +200,11 @@ def read_grid(path: str | Path) -> Grid:
     """Where the axial slices of a scan lie, from its header alone.
 
     Raises:
-        ConversionError: no 3D image.
+        UserError: no 3D image.
     """
     found = read_geometry(Path(path))
     if len(found.size) != 3:
-        raise ConversionError(f"{path}: expected one 3D volume, found {len(found.size)}D; give one 3D file a case")
+        raise UserError(f"{path}: expected one 3D volume, found {len(found.size)}D; give one 3D file a case")
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(found.direction)
     order = [next(i for i, letter in enumerate(orientation) if letter in pair) for pair in ("LR", "AP", "IS")]
     x, y, z = (found.size[i] for i in order)
@@ -217,7 +216,7 @@ def fits_beside_another(path: str | Path) -> bool:
     """Whether a scan is small enough to be read while another one is worked on; reads the header only."""
     try:
         return math.prod(read_grid(path).square_shape) <= AHEAD_VOXELS
-    except ConversionError:
+    except UserError:
         return False  # reading it will say why
 
 

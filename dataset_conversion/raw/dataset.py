@@ -11,7 +11,7 @@ from pathlib import Path
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from dataset_conversion.errors import ConversionError, explain
+from dataset_conversion.errors import UserError, explain
 from dataset_conversion.files import copy_file, write_json
 from dataset_conversion.raw.splits import Split, cross_validation, shared_patients
 from dataset_conversion.raw.staging import publish, staging
@@ -94,11 +94,11 @@ def write_dataset(
         threads: cases converted at once; by default one per CPU core, at most 8.
 
     Raises:
-        ConversionError: a scan or mask is not as it must be, or a folder cannot be written. Nothing is left behind.
+        UserError: a scan or mask is not as it must be, or a folder cannot be written. Nothing is left behind.
     """
     lacking = [name for name in split.trainval if cases[name].mask is None] if target.fullsup else []
     if lacking:
-        raise ConversionError(
+        raise UserError(
             f"{cases[lacking[0]].image}: training case {lacking[0]} has no mask, but --fullsup-d needs all of them "
             f"({len(lacking)} missing); add them or leave out --fullsup-d"
         )
@@ -124,11 +124,11 @@ def write_dataset(
             check_free(target)  # the claim is not kept on a file system without locks
             moves = [(preprocessed / name, target.preprocessed / name) for name in datasets]
             publish(moves + [(raw / name, target.raw / name) for name in datasets])
-    except (OSError, ConversionError) as error:
+    except (OSError, UserError) as error:
         message = f"{explain(error, target.raw)} (nothing was written)" if isinstance(error, OSError) else str(error)
         for folder, final in staged.items():
             message = message.replace(str(folder), str(final))
-        raise ConversionError(message) from error
+        raise UserError(message) from error
     return ConversionSummary(
         dataset=target.raw / target.dataset,
         fullsup=target.raw / target.fullsup if target.fullsup else None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import check_case_name
 
 PARTS = ("train", "val", "test")
@@ -49,7 +49,7 @@ def draw_split(names: Iterable[str], *, seed: int, val: float = VAL_FRACTION, te
         test: fraction of the patients for testing.
 
     Raises:
-        ConversionError: fewer than two patients left for training and validation.
+        UserError: fewer than two patients left for training and validation.
     """
     ordered = sorted(names)
     patients = _by_patient(ordered)
@@ -57,7 +57,7 @@ def draw_split(names: Iterable[str], *, seed: int, val: float = VAL_FRACTION, te
     n_test = round(test * len(shuffled))
     n_val = max(1, round(val * len(shuffled)))
     if len(shuffled) - n_test - n_val < 1:
-        raise ConversionError(
+        raise UserError(
             f"{len(shuffled)} case(s) are too few: training and validation need one each; add scans of other patients "
             "or give --split FILE"
         )
@@ -122,7 +122,7 @@ def read_split(path: Path, known: Collection[str], *, seed: int = 0) -> Split:
         known: names of the cases there are scans of.
 
     Raises:
-        ConversionError: not such a file, an unknown case, a case twice, or nothing to train on.
+        UserError: not such a file, an unknown case, a case twice, or nothing to train on.
     """
     content = _load(path)
     seen: dict[str, str] = {}
@@ -132,17 +132,17 @@ def read_split(path: Path, known: Collection[str], *, seed: int = 0) -> Split:
             check_case_name(name, path)
             if name in seen:
                 lists = f"twice in {part}" if seen[name] == part else f"in both {seen[name]} and {part}"
-                raise ConversionError(f"{path}: case {name} is {lists}; name each case once")
+                raise UserError(f"{path}: case {name} is {lists}; name each case once")
             seen[name] = part
             if name not in known:
                 unknown.append(name)
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise ConversionError(
+        raise UserError(
             f"{path}: there is no scan of case {unknown[0]}{more}; list only cases that exist (--split FILE)"
         )
     if not content["train"]:
-        raise ConversionError(f"{path}: no training case; fill the list 'train'")
+        raise UserError(f"{path}: no training case; fill the list 'train'")
     train, val, test = (tuple(content[part]) for part in PARTS)
     if val:
         return Split(train, val, test, f"given in {path.name}")
@@ -154,14 +154,12 @@ def _load(path: Path) -> dict[str, list[str]]:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConversionError(f"{path}: cannot be read ({error.strerror}); give a JSON file to --split") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a JSON file to --split") from error
     except ValueError as error:  # broken JSON or broken UTF-8
-        raise ConversionError(f"{path}: not a JSON file; give lists of names: train, val, test") from error
+        raise UserError(f"{path}: not a JSON file; give lists of names: train, val, test") from error
     well_formed = isinstance(content, dict) and all(
         isinstance(names, list) and all(isinstance(name, str) for name in names) for names in content.values()
     )
     if not well_formed or set(content) - set(PARTS):
-        raise ConversionError(
-            f'{path}: expected {{"train": [names], "val": [names], "test": [names]}} and nothing else'
-        )
+        raise UserError(f'{path}: expected {{"train": [names], "val": [names], "test": [names]}} and nothing else')
     return {part: content.get(part, []) for part in PARTS}

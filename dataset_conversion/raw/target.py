@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 
@@ -29,18 +29,18 @@ def prepare_target(dataset_id: int, name: str, fullsup_id: int | None = None) ->
     """Check ids, name and nnU-Net's folders before anything is read or written.
 
     Raises:
-        ConversionError: an environment variable is unset, the name or an id is not allowed, or an id is taken.
+        UserError: an environment variable is unset, the name or an id is not allowed, or an id is taken.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
-        raise ConversionError(f"-n {name!r}: not allowed as a dataset name; use letters, digits, '_' and '-'")
+        raise UserError(f"-n {name!r}: not allowed as a dataset name; use letters, digits, '_' and '-'")
     if fullsup_id == dataset_id:
-        raise ConversionError(f"--fullsup-d {fullsup_id}: same id as -d; choose another")
+        raise UserError(f"--fullsup-d {fullsup_id}: same id as -d; choose another")
     raw, preprocessed = (_environment_folder(variable) for variable in (RAW, PREPROCESSED))
     if raw.resolve() == preprocessed.resolve():
-        raise ConversionError(f"{RAW} and {PREPROCESSED} are the same folder; export two different ones")
+        raise UserError(f"{RAW} and {PREPROCESSED} are the same folder; export two different ones")
     for flag, number in (("-d", dataset_id), ("--fullsup-d", fullsup_id)):
         if number is not None and not 1 <= number <= 999:
-            raise ConversionError(f"{flag} {number}: dataset ids go from 1 to 999")
+            raise UserError(f"{flag} {number}: dataset ids go from 1 to 999")
     fullsup = None if fullsup_id is None else f"Dataset{fullsup_id:03d}_{name}_fullsup"
     target = Target(raw, preprocessed, name, f"Dataset{dataset_id:03d}_{name}", fullsup)
     check_free(target)
@@ -55,7 +55,7 @@ def claim(target: Target) -> Iterator[None]:
     look before datasets get their names must do.
 
     Raises:
-        ConversionError: another conversion is writing one of the ids, or has written it meanwhile.
+        UserError: another conversion is writing one of the ids, or has written it meanwhile.
     """
     target.raw.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -80,7 +80,7 @@ def _lock(path: Path, what: str) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ConversionError(
+                raise UserError(
                     f"{what}: another conversion is writing it ({path}); wait for it or choose another id"
                 ) from error
             except OSError:
@@ -107,17 +107,17 @@ def check_free(target: Target) -> None:
         for folder in searched if dataset else ():
             if taken := sorted(folder.glob(f"{str(dataset)[:10]}_*")):
                 number = int(str(dataset)[7:10])
-                raise ConversionError(f"{flag} {number}: taken by {taken[0]}; choose another id or remove that folder")
+                raise UserError(f"{flag} {number}: taken by {taken[0]}; choose another id or remove that folder")
 
 
 def _environment_folder(variable: str) -> Path:
     value = os.environ.get(variable, "")
     if not value:
-        raise ConversionError(f"{variable} is not set; type: export {variable}=/path/to/a/folder")
+        raise UserError(f"{variable} is not set; type: export {variable}=/path/to/a/folder")
     check_expanded(variable, value)
     folder = Path(value).absolute()
     if folder.exists() and not folder.is_dir():
-        raise ConversionError(f"{variable}: {folder} is not a folder; set it to one")
+        raise UserError(f"{variable}: {folder} is not a folder; set it to one")
     return folder
 
 
@@ -125,10 +125,10 @@ def check_expanded(variable: str, value: str) -> None:
     """Raise where a shell was kept from filling in `~` or `$NAME`: nnU-Net would make a folder of that name.
 
     Raises:
-        ConversionError: the value of the variable begins with one of them.
+        UserError: the value of the variable begins with one of them.
     """
     if value[:1] in ("~", "$"):
-        raise ConversionError(
+        raise UserError(
             f"{variable}={value}: the shell has not replaced {value.split('/')[0]}, and nnU-Net does not either; type: "
             f'export {variable}="$HOME/..." with the whole path'
         )

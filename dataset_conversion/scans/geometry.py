@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.nifti_header import CODES, FIRST_VOXEL, MILLIMETRES, UNITS, NiftiHeader
 
 APART = 0.1  # of the shortest edge of a voxel: corners further apart under two transforms are in two places
@@ -25,31 +25,31 @@ def check_header(header: NiftiHeader, path: Path) -> None:
     """Raise where a header does not say where its volume lies, or how large a voxel is.
 
     Raises:
-        ConversionError: a code of qform or sform that the standard does not know, which ITK takes for used and nibabel
+        UserError: a code of qform or sform that the standard does not know, which ITK takes for used and nibabel
             for unused; pixdim that is 0, negative or NaN; a used transform that is not finite or is flat; voxels that
             would begin inside the header.
     """
     if not FIRST_VOXEL <= header.data_offset < 1e9:
-        raise ConversionError(
+        raise UserError(
             f"{path}: its header lets the voxels begin at byte {header.data_offset:g}, not at {FIRST_VOXEL} or later; "
             "write the file anew"
         )
     for name, code in zip(("qform", "sform"), header.codes, strict=True):
         if code not in CODES:
-            raise ConversionError(f"{path}: its {name}_code is {code}, not 0 to {CODES[-1]}; mend the header")
+            raise UserError(f"{path}: its {name}_code is {code}, not 0 to {CODES[-1]}; mend the header")
     used = max(1, min(3, header.dims[0]))
     edges = header.pixdim[:used]
     if not (np.isfinite(edges).all() and (edges > 0).all()):
-        raise ConversionError(
+        raise UserError(
             f"{path}: its header gives voxels of {numbers(edges)} (pixdim), so their size is unknown; mend the header"
         )
     for name, affine in (("qform", header.qform), ("sform", header.sform)):
         if affine is None:
             continue
         if not np.isfinite(affine).all():
-            raise ConversionError(f"{path}: its {name} holds NaN or infinity; mend the header")
+            raise UserError(f"{path}: its {name} holds NaN or infinity; mend the header")
         if abs(np.linalg.det(affine[:3, :3])) < 1e-6 * header.pixdim.prod():
-            raise ConversionError(f"{path}: its {name} is flat (a voxel has no volume under it); mend the header")
+            raise UserError(f"{path}: its {name} is flat (a voxel has no volume under it); mend the header")
 
 
 def two_meanings(header: NiftiHeader) -> str:
@@ -77,7 +77,7 @@ def place_by_sform(image: sitk.Image, header: NiftiHeader, path: Path) -> None:
     """Move an image to where its header's sform has it, as nibabel and most viewers do.
 
     Raises:
-        ConversionError: the sform is sheared, which no image with a spacing and three directions can be.
+        UserError: the sform is sheared, which no image with a spacing and three directions can be.
     """
     if header.sform is None:
         raise ValueError("the header has no sform")
@@ -90,7 +90,7 @@ def place_by_sform(image: sitk.Image, header: NiftiHeader, path: Path) -> None:
     straight[:3, :3] = direction * spacing
     apart = np.linalg.norm(((affine - straight) @ header.corners)[:3], axis=0).max()
     if apart > APART * spacing.min():
-        raise ConversionError(f"{path}: its sform is sheared, so its axes are not orthogonal; resample it first")
+        raise UserError(f"{path}: its sform is sheared, so its axes are not orthogonal; resample it first")
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection(direction.ravel().tolist())
@@ -104,7 +104,7 @@ def check_edges(spacing: Sequence[float], path: Path, unit: int = 0) -> None:
         unit: the header's code of the unit that was heeded in reading; 0 = none.
 
     Raises:
-        ConversionError: too long or too short, with the unit that they look like.
+        UserError: too long or too short, with the unit that they look like.
     """
     edges = np.asarray(spacing, dtype=float)
     if _plausible(edges):
@@ -113,7 +113,7 @@ def check_edges(spacing: Sequence[float], path: Path, unit: int = 0) -> None:
     likely = next((UNITS[code] for code in (2, 1, 3) if code != unit and _plausible(raw * MILLIMETRES[code])), "")
     said = f", since its header says {UNITS[unit]}" if unit in (1, 3) else ""
     looks = f"; its numbers {numbers(raw)} look like {likely}" if likely else ""
-    raise ConversionError(
+    raise UserError(
         f"{path}: voxels of {numbers(edges)} mm{said}, which no head scan has{looks}; write the volume in mm"
     )
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.nifti_header import NiftiHeader, parse_header
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -56,7 +56,7 @@ def content_of(path: Path) -> Content:
     """What a file is, from its first bytes.
 
     Raises:
-        ConversionError: not there, not fetched, cut short, or no NIfTI-1, MetaImage or NRRD.
+        UserError: not there, not fetched, cut short, or no NIfTI-1, MetaImage or NRRD.
     """
     check_fetched(path)
     with _damage_named(path), path.open("rb") as raw:
@@ -73,22 +73,22 @@ def content_of(path: Path) -> Content:
         return Content(".mha")
     for pattern, command in _POINTERS:
         if pattern.match(head):
-            raise ConversionError(f"{path}: only a pointer, its content was not fetched; run `{command} {path.name}`")
+            raise UserError(f"{path}: only a pointer, its content was not fetched; run `{command} {path.name}`")
     if head[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
-        raise ConversionError(f"{path}: is NIfTI-2, which ITK does not read; write it as NIfTI-1")
+        raise UserError(f"{path}: is NIfTI-2, which ITK does not read; write it as NIfTI-1")
     if not head:
-        raise ConversionError(f"{path}: the file is empty; fetch it again or leave this case out")
-    raise ConversionError(f"{path}: cannot be read as an image (no NIfTI-1, MetaImage or NRRD); replace the file")
+        raise UserError(f"{path}: the file is empty; fetch it again or leave this case out")
+    raise UserError(f"{path}: cannot be read as an image (no NIfTI-1, MetaImage or NRRD); replace the file")
 
 
 def check_fetched(path: Path) -> None:
     """Raise where a symbolic link leads nowhere, as git-annex and DataLad leave one for each file not fetched yet.
 
     Raises:
-        ConversionError: naming the link and how its content is had.
+        UserError: naming the link and how its content is had.
     """
     if path.is_symlink() and not path.exists():
-        raise ConversionError(
+        raise UserError(
             f"{path}: a symbolic link to a file that is not there ({path.readlink()}); if the data are managed by "
             f"DataLad or git-annex, run `datalad get {path.name}` or `git annex get {path.name}` there"
         )
@@ -100,7 +100,7 @@ def check_complete(path: Path) -> Content:
     A compressed NIfTI is read to its end, so its checksum is verified too. NRRD needs no help: its reader complains.
 
     Raises:
-        ConversionError: cut short, damaged, or see `content_of`.
+        UserError: cut short, damaged, or see `content_of`.
     """
     content = content_of(path)
     with _damage_named(path):
@@ -138,11 +138,11 @@ def _damage_named(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _truncated(path) from error
     except OSError as error:
-        raise ConversionError(f"{path}: cannot be read ({error.strerror or error}); check the file") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the file") from error
 
 
-def _truncated(path: Path) -> ConversionError:
-    return ConversionError(f"{path}: the file is truncated or damaged; fetch it again or leave this case out")
+def _truncated(path: Path) -> UserError:
+    return UserError(f"{path}: the file is truncated or damaged; fetch it again or leave this case out")
 
 
 def _check_meta_image(path: Path) -> None:
@@ -158,7 +158,7 @@ def _check_meta_image(path: Path) -> None:
         start = file.tell()
         present = path.stat().st_size - start
     if "elementdatafile" not in fields or "dimsize" not in fields:
-        raise ConversionError(f"{path}: its MetaImage header lacks its size or data; replace the file")
+        raise UserError(f"{path}: its MetaImage header lacks its size or data; replace the file")
     try:
         kind = fields.get("elementtype", "").removeprefix("MET_").removesuffix("_ARRAY")
         channels = int(fields.get("elementnumberofchannels", 1))

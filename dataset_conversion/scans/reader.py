@@ -10,7 +10,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.geometry import check_edges, check_header
 from dataset_conversion.scans.integrity import Content, check_complete, content_of
 from dataset_conversion.scans.nifti_header import NiftiHeader
@@ -32,7 +32,7 @@ def read_geometry(path: Path) -> Geometry:
     """Where a volume lies, from its header only.
 
     Raises:
-        ConversionError: unreadable.
+        UserError: unreadable.
     """
     with _reader(path, content_of(path)) as reader:
         return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
@@ -45,12 +45,12 @@ def read_with_header(path: Path, pixel_type: int | None = None) -> tuple[sitk.Im
         pixel_type: SimpleITK's number of the type to convert to while reading; by default the file's own.
 
     Raises:
-        ConversionError: unreadable, truncated, not such a volume, or of unknown size or place.
+        UserError: unreadable, truncated, not such a volume, or of unknown size or place.
     """
     content = check_complete(path)
     header = content.nifti
     if content.not_finite:
-        raise ConversionError(
+        raise UserError(
             f"{path}: has NaN or infinite voxels ({content.not_finite}), which ITK would read as 0; write 0 there if "
             "they are air, or leave this case out"
         )
@@ -60,7 +60,7 @@ def read_with_header(path: Path, pixel_type: int | None = None) -> tuple[sitk.Im
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
         if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or "complex" in kind:
             found = f"{reader.GetDimension()}D, {reader.GetNumberOfComponents()} component(s), {kind}"
-            raise ConversionError(f"{path}: expected one 3D volume of numbers, found {found}; give one 3D file a case")
+            raise UserError(f"{path}: expected one 3D volume of numbers, found {found}; give one 3D file a case")
         check_edges(reader.GetSpacing(), path, 0 if header is None else header.unit)
         if pixel_type is not None:
             reader.SetOutputPixelType(pixel_type)
@@ -82,9 +82,5 @@ def _reader(path: Path, content: Content) -> Iterator[sitk.ImageFileReader]:
             yield reader
         except RuntimeError as error:
             if "orthonormal" in str(error):
-                raise ConversionError(
-                    f"{path}: the axes of the volume are not orthogonal; resample it first"
-                ) from error
-            raise ConversionError(
-                f"{path}: cannot be read as an image; replace the file or leave this case out"
-            ) from error
+                raise UserError(f"{path}: the axes of the volume are not orthogonal; resample it first") from error
+            raise UserError(f"{path}: cannot be read as an image; replace the file or leave this case out") from error

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageSequence
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.geometry import check_edges
 
 EXTENSIONS = (".tif", ".tiff")
@@ -32,27 +32,25 @@ def read_stack(path: Path, spacing: Sequence[float] | None = None) -> sitk.Image
             list `spacing`, as nnU-Net writes it beside TIFF files.
 
     Raises:
-        ConversionError: unreadable, not a stack of pages of one size with one number a pixel, or of unknown spacing.
+        UserError: unreadable, not a stack of pages of one size with one number a pixel, or of unknown spacing.
     """
     pages: list[np.ndarray] = []
     try:
         with Image.open(path) as image:
             if found := _SERIES.search(str(getattr(image, "tag_v2", {}).get(270, ""))):
-                raise ConversionError(f"{path}: an ImageJ stack with {found[0]}; give one volume a file")
+                raise UserError(f"{path}: an ImageJ stack with {found[0]}; give one volume a file")
             for page in ImageSequence.Iterator(image):
                 if page.mode not in _MODES:
-                    raise ConversionError(f"{path}: pixel mode {page.mode}; give a stack with one number a pixel")
+                    raise UserError(f"{path}: pixel mode {page.mode}; give a stack with one number a pixel")
                 pages.append(np.asarray(page))
     except (OSError, SyntaxError, TypeError, ValueError, EOFError) as error:
-        if isinstance(error, ConversionError):
+        if isinstance(error, UserError):
             raise
-        raise ConversionError(
-            f"{path}: cannot be read as a TIFF stack; fetch it again or leave this case out"
-        ) from error
+        raise UserError(f"{path}: cannot be read as a TIFF stack; fetch it again or leave this case out") from error
     if len(pages) != _page_count(path):
-        raise ConversionError(f"{path}: the file is truncated or damaged; fetch it again or leave this case out")
+        raise UserError(f"{path}: the file is truncated or damaged; fetch it again or leave this case out")
     if len(pages) < 2 or len({page.shape for page in pages}) != 1:
-        raise ConversionError(
+        raise UserError(
             f"{path}: has {len(pages)} page(s); give one file a case with two or more pages of one size, its slices"
         )
     edges = _stored_spacing(path) if spacing is None else tuple(map(float, spacing))
@@ -92,10 +90,10 @@ def _stored_spacing(path: Path) -> tuple[float, ...]:
         if len(edges) != 3 or not all(map(math.isfinite, edges)):
             raise ValueError
     except FileNotFoundError as error:
-        raise ConversionError(
+        raise UserError(
             f"{path}: TIFF does not say how large a voxel is; give --spacing Z Y X in mm, or beside it {beside.name} "
             'with {"spacing": [Z, Y, X]}'
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConversionError(f'{beside}: not {{"spacing": [Z, Y, X]}} in mm; mend it or give --spacing') from error
+        raise UserError(f'{beside}: not {{"spacing": [Z, Y, X]}} in mm; mend it or give --spacing') from error
     return edges

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_image_with
 from dataset_conversion.scans.foreign import foreign_files
 from dataset_conversion.scans.geometry import check_edges, numbers, place_by_sform, two_meanings
@@ -25,7 +25,7 @@ _CASE_NAME = re.compile(r"\w[\w.+=@() -]*", re.ASCII)
 def check_case_name(name: str, where: Path) -> None:
     """Raise unless a case name is safe as part of a file name."""
     if not _CASE_NAME.fullmatch(name) or ".." in name or name != name.strip() or len(name) > 200:
-        raise ConversionError(
+        raise UserError(
             f"{where}: case name {name!r} is not allowed; rename it with at most 200 of the letters a-z and A-Z, "
             "digits, '_', '-' and single '.' only"
         )
@@ -46,11 +46,11 @@ def list_volumes(
         extensions: of the volumes.
 
     Raises:
-        ConversionError: no such folder, no volume in it, two files for one case, several channels, an odd name, or a
+        UserError: no such folder, no volume in it, two files for one case, several channels, an odd name, or a
             link to a file that is not there.
     """
     if not folder.is_dir():
-        raise ConversionError(f"{folder}: no such folder; give the folder that holds the volumes")
+        raise UserError(f"{folder}: no such folder; give the folder that holds the volumes")
     cases: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         ending = volume_extension(file, extensions)
@@ -64,18 +64,18 @@ def list_volumes(
             name = name.removesuffix("_0000")
         check_case_name(name, file)
         if name in cases:
-            raise ConversionError(f"{file}: second file of case {name}, beside {cases[name].name}; keep one of them")
+            raise UserError(f"{file}: second file of case {name}, beside {cases[name].name}; keep one of them")
         cases[name] = file
     if not cases:
         if foreign := foreign_files(folder):
-            raise ConversionError(f"{foreign[0]}: is {foreign[1]}, which is not read; {foreign[2]}")
-        raise ConversionError(f"{folder}: holds no {', '.join(extensions)} file; give the folder of the volumes")
+            raise UserError(f"{foreign[0]}: is {foreign[1]}, which is not read; {foreign[2]}")
+        raise UserError(f"{folder}: holds no {', '.join(extensions)} file; give the folder of the volumes")
     if strip_channel:
         for name, file in cases.items():
             base, _, channel = name.rpartition("_")
             own_number = file.name.startswith(f"{name}_0000.")
             if re.fullmatch(r"\d{4}", channel) and base in cases and not own_number:
-                raise ConversionError(
+                raise UserError(
                     f"{file}: looks like a further channel of case {base}; give the FLAIR files only, or if it is a "
                     f"case of its own, name it {name}_0000{volume_extension(file, extensions)}"
                 )
@@ -89,11 +89,11 @@ def read_image(path: Path, pixel_type: int | None = None) -> sitk.Image:
         pixel_type: SimpleITK's number of the type to convert to while reading; by default the file's own.
 
     Raises:
-        ConversionError: unreadable, truncated, 2D, 4D, or with several values a voxel; or the header means two things.
+        UserError: unreadable, truncated, 2D, 4D, or with several values a voxel; or the header means two things.
     """
     image, header = read_with_header(path, pixel_type)
     if header is not None and (trouble := two_meanings(header)):
-        raise ConversionError(
+        raise UserError(
             f"{path}: {trouble}, so programs see it in different places; `nnUNetv2_clisc convert` keeps the sform, "
             "or write the file anew with one of them"
         )
@@ -104,7 +104,7 @@ def read_volume(path: Path) -> sitk.Image:
     """Read one volume of at least two slices.
 
     Raises:
-        ConversionError: as `read_image`; or only one voxel thick.
+        UserError: as `read_image`; or only one voxel thick.
     """
     image = read_image(path)
     _check_thickness(image, path)
@@ -115,7 +115,7 @@ def read_unified(path: Path) -> sitk.Image:
     """Read one volume, and where its header means two things, place it by the sform: see `what_was_unified`.
 
     Raises:
-        ConversionError: as `read_volume`; or the sform that must be taken is sheared.
+        UserError: as `read_volume`; or the sform that must be taken is sheared.
     """
     image, header = read_with_header(path)
     _check_thickness(image, path)
@@ -144,14 +144,14 @@ def may_be_copied(path: Path) -> bool:
 
 def _check_thickness(image: sitk.Image, path: Path) -> None:
     if min(image.GetSize()) < 2:
-        raise ConversionError(f"{path}: only one voxel thick (size {image.GetSize()}); give a 3D volume, not a slice")
+        raise UserError(f"{path}: only one voxel thick (size {image.GetSize()}); give a 3D volume, not a slice")
 
 
 def write_image(image: sitk.Image, path: Path, before: Callable[[Path], object] | None = None) -> None:
     """Write a compressed image whole or not at all; `before` as in :func:`dataset_conversion.files.whole`.
 
     Raises:
-        ConversionError: it did not get to the disk, e.g. because that is full.
+        UserError: it did not get to the disk, e.g. because that is full.
     """
     write_image_with(lambda temporary: sitk.WriteImage(image, str(temporary), useCompression=True), path, before)
 
@@ -160,9 +160,9 @@ def check_scan(image: sitk.Image, path: Path) -> None:
     """Raise if a scan has NaN or infinite voxels, or only one value."""
     voxels = sitk.GetArrayViewFromImage(image)
     if not np.isfinite(voxels).all():
-        raise ConversionError(f"{path}: has NaN or infinite voxels; repair this case or leave it out")
+        raise UserError(f"{path}: has NaN or infinite voxels; repair this case or leave it out")
     if voxels.min() == voxels.max():
-        raise ConversionError(f"{path}: every voxel has the value {voxels.min():g}; leave this case out")
+        raise UserError(f"{path}: every voxel has the value {voxels.min():g}; leave this case out")
 
 
 def binarise_mask(mask: sitk.Image, path: Path) -> np.ndarray:
@@ -171,7 +171,7 @@ def binarise_mask(mask: sitk.Image, path: Path) -> np.ndarray:
     Values within 1e-3 of a whole number are that number: resampling and scaling leave 0.99999994 for 1.
 
     Raises:
-        ConversionError: the values are not the whole numbers from 0 up that a label map has.
+        UserError: the values are not the whole numbers from 0 up that a label map has.
     """
     voxels = sitk.GetArrayViewFromImage(mask)
     if voxels.dtype.kind != "f":
@@ -181,29 +181,27 @@ def binarise_mask(mask: sitk.Image, path: Path) -> np.ndarray:
         if not np.isfinite(voxels).all() or (np.abs(voxels - labels) > LABEL_TOLERANCE).any():
             raise _not_a_mask(path)
         if voxels.any() and not labels.any():  # a scale factor in the header: rounding would leave an empty mask
-            raise ConversionError(
-                f"{path}: not a mask (its largest value is {voxels.max():.9g}); give labels 0, 1, 2, …"
-            )
+            raise UserError(f"{path}: not a mask (its largest value is {voxels.max():.9g}); give labels 0, 1, 2, …")
     if labels.min() < 0:
         raise _not_a_mask(path)
     return (labels > 0).astype(np.uint8)
 
 
-def _not_a_mask(path: Path) -> ConversionError:
-    return ConversionError(f"{path}: not a mask (negative, fractional or NaN values); give labels 0, 1, 2, …")
+def _not_a_mask(path: Path) -> UserError:
+    return UserError(f"{path}: not a mask (negative, fractional or NaN values); give labels 0, 1, 2, …")
 
 
 def check_same_grid(first: sitk.Image, first_path: Path, second: sitk.Image, second_path: Path) -> None:
     """Raise unless two volumes have the same shape and the same place in space."""
     if first.GetSize() != second.GetSize():
-        raise ConversionError(
+        raise UserError(
             f"{second_path}: shape {second.GetSize()} differs from {first.GetSize()} of {first_path}; "
             "bring both to the same grid"
         )
     for what in ("Spacing", "Origin", "Direction"):
         ours, theirs = (np.array(getattr(image, f"Get{what}")()) for image in (first, second))
         if not np.allclose(ours, theirs, rtol=0, atol=GRID_TOLERANCE):
-            raise ConversionError(
+            raise UserError(
                 f"{second_path}: {what.lower()} {numbers(theirs)} differs from {numbers(ours)} of {first_path}; "
                 "bring both to the same grid"
             )

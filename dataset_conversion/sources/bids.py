@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
 from dataset_conversion.raw.splits import draw_split, read_split
 from dataset_conversion.raw.target import prepare_target
@@ -43,12 +43,12 @@ def convert_bids(
         seed: of the random split, where one is drawn; sessions of a subject stay together.
 
     Raises:
-        ConversionError: no FLAIR scan, no or several masks that fit, or see `read_split` and `write_dataset`.
+        UserError: no FLAIR scan, no or several masks that fit, or see `read_split` and `write_dataset`.
     """
     source = Path(source)
     target = prepare_target(dataset_id, name, fullsup_id)
     if fullsup_id is not None and labels is None:
-        raise ConversionError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
+        raise UserError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
     scans = _find_scans(source)
     masks = {} if labels is None else _find_masks(Path(labels), scans)
     cases = {case: CaseSource(case, path, masks.get(case)) for case, path in scans.items()}
@@ -59,7 +59,7 @@ def convert_bids(
 
 def _find_scans(source: Path) -> dict[str, Path]:
     if not source.is_dir():
-        raise ConversionError(f"{source}: no such folder; give the folder of the folders sub-* to --source")
+        raise UserError(f"{source}: no such folder; give the folder of the folders sub-* to --source")
     found: dict[str, Path] = {}
     for path in sorted([*source.glob("sub-*/anat/*"), *source.glob("sub-*/ses-*/anat/*")]):
         match = _NIFTI.fullmatch(path.name)
@@ -69,10 +69,10 @@ def _find_scans(source: Path) -> dict[str, Path]:
         case = match["stem"]
         check_case_name(case, path)
         if case in found:
-            raise ConversionError(f"{path}: second file of case {case}, beside {found[case].name}; keep one of them")
+            raise UserError(f"{path}: second file of case {case}, beside {found[case].name}; keep one of them")
         found[case] = path
     if not found:
-        raise ConversionError(
+        raise UserError(
             f"{source}: has no sub-*/[ses-*/]anat/*_FLAIR.nii.gz; give the top folder of a BIDS data set to --source"
         )
     return found
@@ -80,7 +80,7 @@ def _find_scans(source: Path) -> dict[str, Path]:
 
 def _find_masks(labels: Path, scans: Mapping[str, Path]) -> dict[str, Path]:
     if not labels.is_dir():
-        raise ConversionError(f"--labels {labels}: no such folder; give the folder that holds the masks")
+        raise UserError(f"--labels {labels}: no such folder; give the folder that holds the masks")
     candidates: dict[str, list[tuple[dict[str, str], Path]]] = {}
     for path in sorted(labels.rglob("sub-*.nii*")):
         match = _NIFTI.fullmatch(path.name)
@@ -94,14 +94,14 @@ def _find_masks(labels: Path, scans: Mapping[str, Path]) -> dict[str, Path]:
         entities = _entities(case)
         fitting = [path for said, path in candidates.get(entities["sub"], []) if _fits(said, entities)]
         if len(fitting) > 1:
-            raise ConversionError(
+            raise UserError(
                 f"{fitting[1]}: second mask of {case}, beside {fitting[0].name}; give --labels a folder with lesion "
                 "masks only"
             )
         if fitting:
             found[case] = fitting[0]
     if not found:
-        raise ConversionError(f"--labels {labels}: no mask is named like a scan (sub-..._mask.nii.gz); rename them")
+        raise UserError(f"--labels {labels}: no mask is named like a scan (sub-..._mask.nii.gz); rename them")
     return found
 
 

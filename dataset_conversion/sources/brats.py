@@ -10,7 +10,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, write_dataset
 from dataset_conversion.raw.splits import draw_split, read_split
 from dataset_conversion.raw.target import prepare_target
@@ -103,7 +103,7 @@ def convert_brats(
         seed: of the split, where one is drawn.
 
     Raises:
-        ConversionError: not such a folder, or see `prepare_target`, `read_split` and `write_dataset`.
+        UserError: not such a folder, or see `prepare_target`, `read_split` and `write_dataset`.
     """
     target = prepare_target(dataset_id, name or layout.dataset, fullsup_id)
     cases = find_cases(source, layout.pattern, layout.archive, partial(_find_case, layout))
@@ -119,7 +119,7 @@ def _find_case(layout: BratsLayout, folder: Path) -> CaseSource:
     case = folder.name
     image = _find_file(folder, case + layout.scan)
     if image is None:
-        raise ConversionError(f"{folder}: has no {case}{layout.scan}.nii or .nii.gz; fetch this case again")
+        raise UserError(f"{folder}: has no {case}{layout.scan}.nii or .nii.gz; fetch this case again")
     mask = _find_file(folder, case + layout.mask)
     if mask is None and case in layout.misnamed:
         mask = _find_file(folder, layout.misnamed[case])
@@ -132,7 +132,7 @@ def _find_file(folder: Path, stem: str) -> Path | None:
         check_fetched(path)
     found = [path for path in both if path.is_file()]
     if len(found) > 1:
-        raise ConversionError(f"{found[1]}: second file beside {found[0].name}; keep one of them")
+        raise UserError(f"{found[1]}: second file beside {found[0].name}; keep one of them")
     return found[0] if found else None
 
 
@@ -140,7 +140,7 @@ def _read_mask(layout: BratsLayout, path: Path) -> sitk.Image:
     mask = read_unified(path)
     largest = float(sitk.GetArrayViewFromImage(mask).max())
     if largest > layout.tumour + 0.5:
-        raise ConversionError(
+        raise UserError(
             f"{path}: has the label {largest:g}, but {layout.name} has 0 to {layout.tumour}; if these are the data of "
             "another year, convert scans and masks with `convert folder`, with masks of the tumour only"
         )

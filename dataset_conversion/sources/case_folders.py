@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw.dataset import CaseSource
 
 
@@ -22,7 +22,7 @@ def find_cases(
         read_case: makes a case of its folder.
 
     Raises:
-        ConversionError: no such folder, or no case folder in any of these places, or in two of one level; or what
+        UserError: no such folder, or no case folder in any of these places, or in two of one level; or what
             `read_case` raises.
     """
     return {folder.name: read_case(folder) for folder in _case_folders(Path(source), pattern, archive)}
@@ -30,17 +30,17 @@ def find_cases(
 
 def _case_folders(source: Path, pattern: re.Pattern[str], archive: str) -> list[Path]:
     if not source.is_dir():
-        raise ConversionError(f"{source}: no such folder; give the folder {archive} to --source")
+        raise UserError(f"{source}: no such folder; give the folder {archive} to --source")
     for places in ([source], sorted(source.glob(archive)), sorted(source.glob(f"*/{archive}"))):
         found = {place: _matching(place, pattern) for place in places if place.is_dir()}
         holders = [place for place, folders in found.items() if folders]
         if len(holders) > 1:
-            raise ConversionError(
+            raise UserError(
                 f"{source}: both {holders[0].name} and {holders[1].name} have case folders; give one to --source"
             )
         if holders:
             return found[holders[0]]
-    raise ConversionError(f"{source}: has no case folder ({pattern.pattern}); give the folder {archive} to --source")
+    raise UserError(f"{source}: has no case folder ({pattern.pattern}); give the folder {archive} to --source")
 
 
 def _matching(place: Path, pattern: re.Pattern[str]) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
 from dataset_conversion.raw.splits import draw_split, read_split
 from dataset_conversion.raw.target import prepare_target
@@ -44,22 +44,22 @@ def convert_folder(
         spacing: edges of a voxel in mm, z first, for TIFF, which does not say; see `tiff.read_stack`.
 
     Raises:
-        ConversionError: see `prepare_target`, `read_split` and `write_dataset`.
+        UserError: see `prepare_target`, `read_split` and `write_dataset`.
     """
     images, labels = Path(images), None if labels is None else Path(labels)
     target = prepare_target(dataset_id, name, fullsup_id)
     if fullsup_id is not None and labels is None:
-        raise ConversionError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
+        raise UserError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
     scans = list_volumes(images, extensions=_EXTENSIONS)
     masks: dict[str, Path] = {}
     if labels is not None:
         if labels.resolve() == images.resolve():
-            raise ConversionError(f"--labels {labels}: is the folder of the scans; keep the masks in another folder")
+            raise UserError(f"--labels {labels}: is the folder of the scans; keep the masks in another folder")
         masks = list_volumes(labels, extensions=_EXTENSIONS)
         if not masks.keys() & scans.keys():
-            raise ConversionError(f"--labels {labels}: no mask is named like a scan in {images}; rename them to match")
+            raise UserError(f"--labels {labels}: no mask is named like a scan in {images}; rename them to match")
     if spacing is not None and not any(map(_is_tiff, scans.values())):
-        raise ConversionError(f"--spacing: {images} holds no TIFF, and other formats say it themselves; leave it out")
+        raise UserError(f"--spacing: {images} holds no TIFF, and other formats say it themselves; leave it out")
     cases = {case: _case(case, path, masks.get(case), spacing) for case, path in scans.items()}
     chosen = read_split(Path(split), cases, seed=seed) if split is not None else draw_split(cases, seed=seed)
     notes = unused_masks(labels, fullsup_id, chosen)

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, write_dataset
 from dataset_conversion.raw.splits import draw_split, read_split
 from dataset_conversion.raw.target import prepare_target
@@ -43,7 +43,7 @@ def convert_lgg(
         fullsup_id: id of a second dataset with ground truth for training.
 
     Raises:
-        ConversionError: not such a folder, or see `prepare_target`, `read_split` and `write_dataset`.
+        UserError: not such a folder, or see `prepare_target`, `read_split` and `write_dataset`.
     """
     target = prepare_target(dataset_id, name, fullsup_id)
     cases = find_cases(source, _CASE_FOLDER, ARCHIVE_FOLDER, _find_case)
@@ -81,7 +81,7 @@ def _slice_files(folder: Path, suffix: str) -> list[Path]:
     for number in range(1, max(last, 1) + 1):
         if number not in found:
             missing = folder / f"{folder.name}_{number}{suffix}.tif"
-            raise ConversionError(f"{missing}: slice is missing; fetch this case again or leave it out of the split")
+            raise UserError(f"{missing}: slice is missing; fetch this case again or leave it out of the split")
     return [found[number] for number in range(1, last + 1)]
 
 
@@ -89,15 +89,15 @@ def _read_slice(path: Path, mode: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode != mode:
-                raise ConversionError(f"{path}: pixel mode {image.mode}, expected {mode}; fetch this case again")
+                raise UserError(f"{path}: pixel mode {image.mode}, expected {mode}; fetch this case again")
             return np.asarray(image)
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on a broken TIFF header
-        raise ConversionError(f"{path}: cannot be read as an image; fetch this case again") from error
+        raise UserError(f"{path}: cannot be read as an image; fetch this case again") from error
 
 
 def _stack(slices: list[np.ndarray], folder: Path) -> sitk.Image:
     if len(slices) < 2 or len({one.shape for one in slices}) != 1:
-        raise ConversionError(f"{folder}: needs two or more slices of one size; fetch this case again or leave it out")
+        raise UserError(f"{folder}: needs two or more slices of one size; fetch this case again or leave it out")
     image = sitk.GetImageFromArray(np.stack(slices))
     image.SetSpacing((1.0, 1.0, round(NOMINAL_HEIGHT_MM / len(slices), 2)))
     return image

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_bytes
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.measures import measure
 from nnunetv2_clisc.report.page import render
 from nnunetv2_clisc.report.sources import Model, find_run
@@ -32,16 +32,16 @@ def write_report(
         The file written.
 
     Raises:
-        ClisError: whatever the user can mend, in one line.
-        PseudoLabelError: likewise, of a scan or a record of the labelling.
+        UserError: whatever the user can mend, in one line.
+        UserError: likewise, of a scan or a record of the labelling.
     """
     if output is not None and (output.is_dir() or output.suffix.lower() not in (".html", ".htm")):
-        raise ClisError(f"-o {output}: name a file that ends in .html")
+        raise UserError(f"-o {output}: name a file that ends in .html")
     run = find_run(dataset_id, model, pred=pred, gt=gt)
     path = output or Path(f"{run.files.dataset.name}_report.html")
     html = render(run, measure(run))
     try:
         write_bytes(path, html.encode())
     except OSError as error:
-        raise ClisError(f"-o {path}: cannot be written ({error.strerror}); name another file") from error
+        raise UserError(f"-o {path}: cannot be written ({error.strerror}); name another file") from error
     return path

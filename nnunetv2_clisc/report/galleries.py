@@ -11,8 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import read_image
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.measures import Choice, Measures, pick
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
 from nnunetv2_clisc.report.records import decisions
@@ -70,13 +70,13 @@ class Shown:
         """A mask `(z, y, x)` bool at square pixels, None where there is none.
 
         Raises:
-            ClisError: it does not fit the scan.
+            UserError: it does not fit the scan.
         """
         if path is None or not path.is_file():
             return None
         found = self.scan.stack_from_image(read_image(path))
         if found.shape != self.scan.shape:
-            raise ClisError(f"{path}: {found.shape} voxels, but {self.path} has {self.scan.shape}; make it again")
+            raise UserError(f"{path}: {found.shape} voxels, but {self.path} has {self.scan.shape}; make it again")
         return self.scan.squares(found)
 
 

@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from scipy import stats
 from tqdm import tqdm
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import read_image
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.records import CaseSlices, decisions, slice_labels
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders
@@ -76,7 +76,7 @@ def measure(run: Run) -> Measures:
         if run.roi(case).is_file() and run.files.label(case).is_file():
             (roi, _), (label, ml) = _mask(run.roi(case)), _mask(run.files.label(case))
             if roi.shape != label.shape:
-                raise ClisError(f"{run.roi(case)}: not on the grid of {run.files.label(case)}; run pseudo_label again")
+                raise UserError(f"{run.roi(case)}: not on the grid of {run.files.label(case)}; run pseudo_label again")
             agreement[case], label_ml[case] = similarity(roi, label), ml * int(label.sum())
     labels = round_1 = pred = None
     slices = correlation = None
@@ -180,5 +180,5 @@ def _mask(path: Path) -> tuple[np.ndarray, float]:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise ClisError(f"{path}: cannot be read as an image; run `nnUNetv2_clisc pseudo_label` again") from error
+        raise UserError(f"{path}: cannot be read as an image; run `nnUNetv2_clisc pseudo_label` again") from error
     return sitk.GetArrayViewFromImage(image) > 0, float(np.prod(image.GetSpacing())) / 1000

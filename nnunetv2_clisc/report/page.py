@@ -35,7 +35,7 @@ def render(run: Run, measures: Measures) -> str:
     """The whole page.
 
     Raises:
-        ClisError, PseudoLabelError: a file of the run cannot be read, or does not fit.
+        UserError: a file of the run cannot be read, or does not fit.
     """
     slices, counts, split = slice_labels(run), labelling_summary(run), split_of(run)
     decided, s3f = decisions(run)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.training.fold import newest_checkpoint
 from nnunetv2_clisc.training.plans import read_checkpoint
@@ -61,7 +61,7 @@ def slice_labels(run: Run) -> dict[str, CaseSlices]:
     """The slice labels of every case.
 
     Raises:
-        ClisError: the table is not ours.
+        UserError: the table is not ours.
     """
     table = run.files.root / "slice_labels.csv"
     found: dict[str, dict[int, dict[str, str]]] = {}
@@ -74,7 +74,7 @@ def slice_labels(run: Run) -> dict[str, CaseSlices]:
         record = next((path for path in records if path.is_file()), None)
         order = read_json(record)["file_slices"] if record is not None else sorted(rows)
         if sorted(order) != sorted(rows):
-            raise ClisError(f"{table}: {case} has other slices than its scan; run `nnUNetv2_clisc pseudo_label` again")
+            raise UserError(f"{table}: {case} has other slices than its scan; run `nnUNetv2_clisc pseudo_label` again")
         result[case] = CaseSlices(
             order,
             [_number(table, rows[z]["probability"], float) for z in order],
@@ -139,16 +139,16 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV written by this package.
 
     Raises:
-        ClisError: unreadable, or not with these columns.
+        UserError: unreadable, or not with these columns.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClisError(f"{path}: cannot be read as CSV ({error}); make it again") from error
+        raise UserError(f"{path}: cannot be read as CSV ({error}); make it again") from error
     if not set(columns) <= set(reader.fieldnames or ()) or any(None in row.values() for row in rows):
-        raise ClisError(f"{path}: not our table with the columns {','.join(columns)}; make it again")
+        raise UserError(f"{path}: not our table with the columns {','.join(columns)}; make it again")
     return rows
 
 
@@ -156,4 +156,4 @@ def _number(path: Path, text: str, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ClisError(f"{path}: '{text}' is not a number; make the table again") from None
+        raise UserError(f"{path}: '{text}' is not a number; make the table again") from None

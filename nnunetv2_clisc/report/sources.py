@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.running.labelling import raw_dataset
 from nnunetv2_clisc.scoring.evaluation import mask_files
 from nnunetv2_clisc.training.fold import FoldFolder
@@ -103,24 +103,24 @@ def find_run(dataset_id: int, model: Model, *, pred: Path | None = None, gt: Pat
     """Find everything there is of a dataset.
 
     Raises:
-        ClisError: not labelled, a model that was named and is not there, or a folder of masks that fits no case.
+        UserError: not labelled, a model that was named and is not there, or a folder of masks that fits no case.
     """
     dataset = raw_dataset(dataset_id)
     files = Workspace(dataset)
     cases = files.cases()
     if not (files.root / "slice_labels.csv").is_file():
-        raise ClisError(f"-d {dataset_id}: {dataset} has no pseudo-labels; run `nnUNetv2_clisc pseudo_label` first")
+        raise UserError(f"-d {dataset_id}: {dataset} has no pseudo-labels; run `nnUNetv2_clisc pseudo_label` first")
     fold, remarks = _find_fold(dataset.name, model)
     predictions = mask_files(pred) if pred is not None else {}
     references = mask_files(gt) if gt is not None else {}
     if gt is not None and gt.resolve() == files.labels_dir.resolve():
-        raise ClisError(f"--gt {gt}: holds the pseudo-labels themselves; name a folder of masks drawn by hand")
+        raise UserError(f"--gt {gt}: holds the pseudo-labels themselves; name a folder of masks drawn by hand")
     if references and not references.keys() & {*cases, *predictions}:
-        raise ClisError(f"--gt {gt}: has no mask of a case in {files.images_dir} or --pred; name the folder of masks")
+        raise UserError(f"--gt {gt}: has no mask of a case in {files.images_dir} or --pred; name the folder of masks")
     dataset_json = read_json(dataset / "dataset.json")
     strangers = [case for case in predictions if case not in cases and not _test_image(dataset, case).is_file()]
     if strangers:
-        raise ClisError(f"--pred {pred}: {dataset} has no scan of case {strangers[0]}; give predictions of this data")
+        raise UserError(f"--pred {pred}: {dataset} has no scan of case {strangers[0]}; give predictions of this data")
     if fold is not None:
         remarks += _relabelled_since(fold, dataset_json)
     if "clisc" not in dataset_json:
@@ -149,7 +149,7 @@ def _find_fold(dataset: str, model: Model) -> tuple[FoldFolder | None, list[str]
     trained = sorted(f"{p.parent.name}/{p.name}" for p in (Path(root) / dataset).glob("*__*/fold_*")) if root else []
     if model.named:
         what = f"trained so far: {', '.join(trained)}" if trained else "nothing is trained yet; leave these flags out"
-        raise ClisError(f"-tr/-p/-c/-f: nnUNet_results has no {dataset}/{model.folder}; {what}")
+        raise UserError(f"-tr/-p/-c/-f: nnUNet_results has no {dataset}/{model.folder}; {what}")
     remark = f"No training of {model.folder}: curves, S3F and predictions of the network are missing."
     if not root:
         remark += " The variable nnUNet_results is not set."

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import check_without_number, raw_dataset
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
@@ -131,10 +131,10 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
         A line for each step with its job's number, and where the logs are.
 
     Raises:
-        ClisError: no submitit, no Slurm, or a flag that cannot be.
+        UserError: no submitit, no Slurm, or a flag that cannot be.
     """
     if parts < 1 or training.relabel_parts < 1:
-        raise ClisError("-num_parts, --relabel-parts: must be 1 or more")
+        raise UserError("-num_parts, --relabel-parts: must be 1 or more")
     if training.trainer is not None:
         check_without_number(options.device)
     further = _further_options(resources.sbatch)
@@ -142,9 +142,9 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
     try:
         import submitit
     except ImportError:
-        raise ClisError("submit: needs submitit; pip install 'nnunetv2-clisc[slurm]'") from None
+        raise UserError("submit: needs submitit; pip install 'nnunetv2-clisc[slurm]'") from None
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise ClisError("submit: sbatch and srun are not on PATH; run it where Slurm's commands are")
+        raise UserError("submit: sbatch and srun are not on PATH; run it where Slurm's commands are")
     logs = dataset / "clisc" / "slurm"
     lines: list[str] = []
     before: str | None = None
@@ -156,7 +156,7 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
                 jobs = [executor.submit(Command(words, step.environment)) for words in step.commands]
         except submitit.core.utils.FailedJobError as error:  # sbatch's own message, e.g. of an unknown partition
             text = " ".join(str(error).split())
-            raise ClisError(f"submit: sbatch refused {step.name} ({text}); mend --sbatch or the other flags") from None
+            raise UserError(f"submit: sbatch refused {step.name} ({text}); mend --sbatch or the other flags") from None
         before = str(jobs[0].job_id).partition("_")[0]
         lines.append(f"{step.name:<14}job {before}" + (f", an array of {len(jobs)}" if len(jobs) > 1 else ""))
     return "\n".join([*lines, f"logs: {logs}", "a broken chain is completed by submitting the same again"])
@@ -185,5 +185,5 @@ def _further_options(changes: Sequence[str]) -> dict[str, str]:
     for change in changes:
         name, equals, value = change.partition("=")
         if not (name.strip("-") and equals and value):
-            raise ClisError(f"--sbatch {change}: write NAME=VALUE, e.g. --sbatch partition=gpu")
+            raise UserError(f"--sbatch {change}: write NAME=VALUE, e.g. --sbatch partition=gpu")
     return {name.lstrip("-"): value for name, _, value in (change.partition("=") for change in changes)}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.options import SHARED_STAGES, LabellingOptions
 from nnunetv2_clisc.running.parts import Part
 
@@ -16,16 +16,16 @@ def visible_gpus(num_gpus: int, device: str | None) -> list[str]:
     """The first GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes.
 
     Raises:
-        ClisError: a device that is not `cuda`, or fewer GPUs than asked for.
+        UserError: a device that is not `cuda`, or fewer GPUs than asked for.
     """
     if device not in (None, "cuda"):
-        raise ClisError(f"--num_gpus {num_gpus}: starts one process per GPU; not with -device {device}, leave one out")
+        raise UserError(f"--num_gpus {num_gpus}: starts one process per GPU; not with -device {device}, leave one out")
     import torch
 
     count = torch.cuda.device_count()
     if not 1 <= num_gpus <= count:
         cure = f"give 1 to {count}" if count else "leave the flag out to run on the CPU"
-        raise ClisError(f"--num_gpus {num_gpus}: torch sees {count} CUDA devices; {cure}")
+        raise UserError(f"--num_gpus {num_gpus}: torch sees {count} CUDA devices; {cure}")
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return (named or [str(number) for number in range(count)])[:num_gpus]
 
@@ -40,7 +40,7 @@ def run_stage(options: LabellingOptions, stage: str, part: Part, gpus: Sequence[
         gpus: from :func:`visible_gpus`; a stage that cannot be shared takes the first.
 
     Raises:
-        ClisError: a process failed; the others have ended too.
+        UserError: a process failed; the others have ended too.
     """
     command = [sys.executable, "-m", "nnunetv2_clisc.cli", *options.arguments(stage)]
     shared = stage in SHARED_STAGES
@@ -57,6 +57,6 @@ def run_stage(options: LabellingOptions, stage: str, part: Part, gpus: Sequence[
                 process.terminate()
     failed = [f"GPU {gpu}: exit code {code}" for gpu, code in zip(gpus, codes, strict=False) if code != 0]
     if failed:
-        raise ClisError(
+        raise UserError(
             f"--stage {stage}: {len(failed)} of {len(codes)} processes failed ({', '.join(failed)}); see above"
         )

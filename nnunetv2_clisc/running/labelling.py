@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw.target import check_expanded
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.running.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.weights import files as weight_files
 from pseudo_labeling.weights.files import WeightSpecs
@@ -30,17 +29,17 @@ def raw_dataset(dataset_id: int) -> Path:
     """The folder of a dataset in `nnUNet_raw`.
 
     Raises:
-        ClisError: the variable is unset, or no or several folders have that id.
-        ConversionError: the variable begins with a `~` that no shell has replaced.
+        UserError: the variable is unset, or no or several folders have that id.
+        UserError: the variable begins with a `~` that no shell has replaced.
     """
     root = os.environ.get("nnUNet_raw")
     if not root:
-        raise ClisError("nnUNet_raw: the environment variable is not set; point it at your folder of raw datasets")
+        raise UserError("nnUNet_raw: the environment variable is not set; point it at your folder of raw datasets")
     check_expanded("nnUNet_raw", root)
     found = sorted(p for p in Path(root).glob(f"Dataset{dataset_id:03d}_*") if p.is_dir())
     if len(found) != 1:
         what = "no dataset" if not found else f"{len(found)} datasets"
-        raise ClisError(
+        raise UserError(
             f"-d {dataset_id}: {root} has {what} Dataset{dataset_id:03d}_*; run `nnUNetv2_clisc convert` first"
         )
     return found[0]
@@ -68,23 +67,23 @@ def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[
     """A preset, then the file's entries, then `--set NAME=VALUE`, each over the one before.
 
     Raises:
-        ClisError: a change that is not NAME=VALUE, or a file that is not JSON.
-        PseudoLabelError: an unknown setting.
+        UserError: a change that is not NAME=VALUE, or a file that is not JSON.
+        UserError: an unknown setting.
     """
     settings = Settings().merged(PRESETS[preset]).merged({"seed": seed})
     if settings_file is not None:
         try:
             values = json.loads(settings_file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
-            raise ClisError(f"--settings {settings_file}: cannot be read as JSON ({error}); mend the file") from error
+            raise UserError(f"--settings {settings_file}: cannot be read as JSON ({error}); mend the file") from error
         try:
             settings = settings.merged(values)
-        except PseudoLabelError as error:
-            raise PseudoLabelError(f"--settings {settings_file}: {error}") from error
+        except UserError as error:
+            raise UserError(f"--settings {settings_file}: {error}") from error
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
-            raise ClisError(f"--set {change}: write NAME=VALUE, e.g. prompts.margin=10")
+            raise UserError(f"--set {change}: write NAME=VALUE, e.g. prompts.margin=10")
         try:
             value: Any = json.loads(text)
         except (ValueError, RecursionError):
@@ -133,18 +132,18 @@ def pseudo_label(
         The table of all cases where the labels are complete, else what was done.
 
     Raises:
-        ClisError, PseudoLabelError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     part = _part_of_stage(stage, num_parts, part_id)
     if options.image_labels is not None and not options.image_labels.is_file():
-        raise ClisError(f"--image-labels {options.image_labels}: no such file; give a CSV with case,slice,label")
+        raise UserError(f"--image-labels {options.image_labels}: no such file; give a CSV with case,slice,label")
     dataset = raw_dataset(options.dataset_id)
     specs = resolve_weights(options.weights, options.clip_weights, options.sam_weights, options.classifier_weights)
     preset = options.preset or ("embedded" if specs.clip == "embedded" else "paper")
     settings = resolve_settings(preset, options.settings_file, options.changes, options.seed)
     if num_gpus is not None:
         if stage not in (None, *SHARED_STAGES):
-            raise ClisError(f"--num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
+            raise UserError(f"--num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
         gpus = visible_gpus(num_gpus, options.device)
         for each in STAGES[:-1] if stage is None else (stage,):
             run_stage(options, each, part, gpus)
@@ -175,7 +174,7 @@ def _part_of_stage(stage: str | None, num_parts: int | None, part_id: int | None
     if stage in SHARED_STAGES:
         return resolve_part(num_parts, part_id)
     if num_parts is not None or part_id is not None:
-        raise ClisError(
+        raise UserError(
             f"-num_parts, -part_id: only --stage {' or '.join(SHARED_STAGES)} takes parts; "
             "the other stages need all cases"
         )
@@ -189,7 +188,7 @@ def usable_device(device: str | None) -> str:
         device: `cpu`, `cuda`, `cuda:N` or `mps`; None = CUDA where there is one, else the CPU.
 
     Raises:
-        ClisError: not a device, or not there.
+        UserError: not a device, or not there.
     """
     import torch
 
@@ -206,14 +205,14 @@ def usable_device(device: str | None) -> str:
             what = "torch sees no CUDA device here"
     else:
         what = "not a device; it is cpu, cuda, cuda:N or mps"
-    raise ClisError(f"-device {device}: {what}; use -device {' or '.join(there)}")
+    raise UserError(f"-device {device}: {what}; use -device {' or '.join(there)}")
 
 
 def nnunet_device(device: str | None) -> str:
     """As :func:`usable_device`, for commands that hand the device to nnU-Net, which takes no GPU's number.
 
     Raises:
-        ClisError: not a device, not there, or a GPU by its number.
+        UserError: not a device, not there, or a GPU by its number.
     """
     where = usable_device(device)
     check_without_number(where)
@@ -224,4 +223,4 @@ def check_without_number(device: str | None) -> None:
     """Refuse `cuda:N` where nnU-Net would take GPU 0 instead."""
     kind, colon, number = (device or "").partition(":")
     if colon:
-        raise ClisError(f"-device {device}: nnU-Net takes no number; set CUDA_VISIBLE_DEVICES={number}, give {kind}")
+        raise UserError(f"-device {device}: nnU-Net takes no number; set CUDA_VISIBLE_DEVICES={number}, give {kind}")

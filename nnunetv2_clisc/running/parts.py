@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def resolve_part(num_parts: int | None, part_id: int | None, environment: Mappin
         environment: where Slurm's variables are, `os.environ` when None.
 
     Raises:
-        ClisError: a part that does not exist.
+        UserError: a part that does not exist.
     """
     found = os.environ if environment is None else environment
     source = "-part_id"
@@ -52,9 +52,9 @@ def resolve_part(num_parts: int | None, part_id: int | None, environment: Mappin
         part_id = int(found["SLURM_ARRAY_TASK_ID"]) - int(found.get("SLURM_ARRAY_TASK_MIN", 0))
     part_id = part_id or 0
     if num_parts < 1:
-        raise ClisError(f"-num_parts {num_parts}: must be 1 or more")
+        raise UserError(f"-num_parts {num_parts}: must be 1 or more")
     if not 0 <= part_id < num_parts:
-        raise ClisError(
+        raise UserError(
             f"{source}: part {part_id} of {num_parts} does not exist; parts count from 0 to {num_parts - 1}"
             + ("; submit an array without gaps, e.g. --array=0-3" if source != "-part_id" else "")
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
 from nnunetv2_clisc.scoring.metrics import METRICS, MetricSettings
 from nnunetv2_clisc.scoring.statistics import PairedTest, SizeGroup, holm, paired_test, size_groups, summarise
@@ -131,7 +131,7 @@ def evaluate_folder(pred: Path, gt: Path, *, settings: MetricSettings = MetricSe
         settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
 
     Raises:
-        ClisError: as :func:`evaluate_folders`.
+        UserError: as :func:`evaluate_folders`.
     """
     return _measured([evaluate_folders(pred, gt, settings=settings)], [mask_files(pred)], mask_files(gt), settings)
 
@@ -154,15 +154,15 @@ def compare_folders(
         threads: cases measured at once; by default one per CPU core, at most 8.
 
     Raises:
-        ClisError: fewer than two methods, a folder given twice or empty, no case in common, or a mask that does not fit
+        UserError: fewer than two methods, a folder given twice or empty, no case in common, or a mask that does not fit
             its reference.
     """
     if len(methods) < 2:
-        raise ClisError(f"--method: {len(methods)} given, but a comparison needs two or more; write --method NAME=DIR")
+        raise UserError(f"--method: {len(methods)} given, but a comparison needs two or more; write --method NAME=DIR")
     seen: dict[Path, str] = {}
     for name, folder in methods.items():
         if (other := seen.setdefault(Path(folder).resolve(), name)) != name:
-            raise ClisError(f"--method {name}={folder}: the same folder as {other}; list each method once")
+            raise UserError(f"--method {name}={folder}: the same folder as {other}; list each method once")
     references = mask_files(gt)
     found = {name: mask_files(folder) for name, folder in methods.items()}
     common = set.intersection(*(set(files) for files in found.values()))
@@ -170,7 +170,7 @@ def compare_folders(
         folders = ", ".join(map(str, methods.values()))
         without = f" and in --gt {gt}" if common else ""
         examples = ", ".join(min(files) for files in (*found.values(), references))
-        raise ClisError(
+        raise UserError(
             f"--method: no case is in all of {folders}{without}; the same case must have the same name everywhere, "
             f"but they hold {examples}, for example"
         )

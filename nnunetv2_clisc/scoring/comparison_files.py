@@ -12,9 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.errors import explain
+from dataset_conversion.errors import UserError, explain
 from dataset_conversion.files import whole, write_bytes
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.comparison_tables import HD95_WORDS, empty_cases, notes, tables
 from nnunetv2_clisc.scoring.evaluation import Evaluation
@@ -67,13 +66,13 @@ def write_json(comparison: Comparison, path: Path) -> None:
     """Write `summary()` to a file, whole or not at all.
 
     Raises:
-        ClisError: it cannot be written.
+        UserError: it cannot be written.
     """
     path = Path(path)
     try:
         write_bytes(path, _json(comparison))
     except OSError as error:
-        raise ClisError(f"--json {_reason(error, path)}") from error
+        raise UserError(f"--json {_reason(error, path)}") from error
 
 
 def write_folder(comparison: Comparison, output: Path) -> None:
@@ -82,7 +81,7 @@ def write_folder(comparison: Comparison, output: Path) -> None:
     Everything is made in memory first, written under temporary names, and renamed into place when all is on the disk.
 
     Raises:
-        ClisError: the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     from nnunetv2_clisc.scoring.plots import (
         plots,  # here, because matplotlib is slow to import and `evaluate` may not need it
@@ -98,7 +97,7 @@ def write_folder(comparison: Comparison, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         _write_all(output, files)
     except OSError as error:
-        raise ClisError(f"-o {_reason(error, output)}") from error
+        raise UserError(f"-o {_reason(error, output)}") from error
 
 
 def markdown(comparison: Comparison) -> str:

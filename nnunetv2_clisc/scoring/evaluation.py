@@ -10,9 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import list_volumes, read_volume
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.scoring.masks import Foreground, Mask, listed, read_mask, turned_to
 from nnunetv2_clisc.scoring.metrics import MetricSettings, measure_case
 from nnunetv2_clisc.scoring.statistics import MetricSummary, correlation, summarise
@@ -73,23 +72,23 @@ def evaluate_folders(
         settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
 
     Raises:
-        ClisError: an empty folder, no case in common, different shapes or geometries, or values of which nobody said
+        UserError: an empty folder, no case in common, different shapes or geometries, or values of which nobody said
             what they mean.
     """
     pred, gt = Path(pred), Path(gt)
     predictions, references = mask_files(pred), mask_files(gt)
     wanted = sorted(predictions.keys() & references.keys() if cases is None else set(cases))
     if not wanted and cases is None:
-        raise ClisError(
+        raise UserError(
             f"{pred}: no case is also in {gt}; the same case must have the same name in both, but they hold "
             f"{min(predictions)} and {min(references)}, for example"
         )
     if not wanted:
-        raise ClisError(f"{pred}: no case to evaluate; name at least one")
+        raise UserError(f"{pred}: no case to evaluate; name at least one")
     for folder, files in ((pred, predictions), (gt, references)):
         if missing := [case for case in wanted if case not in files]:
             more = f" ({len(missing)} cases are missing)" if len(missing) > 1 else ""
-            raise ClisError(f"{folder}: has no mask of case {missing[0]}, but it was asked for{more}; add it")
+            raise UserError(f"{folder}: has no mask of case {missing[0]}, but it was asked for{more}; add it")
     title = name or pred.resolve().name
     pool = ThreadPoolExecutor(threads or min(MAX_THREADS, os.cpu_count() or 1))
     try:
@@ -108,12 +107,12 @@ def mask_files(folder: Path) -> dict[str, Path]:
     """Masks in a folder by case name.
 
     Raises:
-        ClisError: no such folder, none in it, or two files for one case.
+        UserError: no such folder, none in it, or two files for one case.
     """
     try:
         return list_volumes(folder, strip_channel=False)
-    except ConversionError as error:
-        raise ClisError(str(error)) from error
+    except UserError as error:
+        raise UserError(str(error)) from error
 
 
 def _measure_files(
@@ -123,8 +122,8 @@ def _measure_files(
     try:
         ours, theirs = read_volume(prediction), read_volume(reference)
         ours = turned_to(theirs, reference, ours, prediction)
-    except ConversionError as error:
-        raise ClisError(str(error)) from error
+    except UserError as error:
+        raise UserError(str(error)) from error
     masks: tuple[Mask, Mask] = (
         read_mask(ours, prediction, settings.pred_foreground or settings.foreground),
         read_mask(theirs, reference, settings.foreground),
@@ -136,7 +135,7 @@ def _measure_files(
 def _check_labels(folder: Path, labels: frozenset[int], foreground: Foreground | None, flag: str) -> None:
     """Raise where a folder has labels, but none of those that were asked for: all masks would count as empty."""
     if labels and isinstance(foreground, tuple) and not labels & set(foreground):
-        raise ClisError(
+        raise UserError(
             f"{folder}: its masks hold {listed(labels)} beside 0, nothing of --foreground {listed(foreground, ',')}; "
             f"name its own labels with {flag} {listed(labels, ',')}"
         )

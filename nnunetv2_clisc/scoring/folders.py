@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.comparison import Comparison, compare_folders, evaluate_folder
 from nnunetv2_clisc.scoring.comparison_files import write_folder, write_json
 from nnunetv2_clisc.scoring.comparison_tables import cases_table, main_table, notes
@@ -32,15 +32,15 @@ def evaluate(
         Every case with mean ± sd over all and by size, as a Markdown table, and notes.
 
     Raises:
-        ClisError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     if output is not None:
         _check_output(output, {"--pred": pred, "--gt": gt})
     if pred.resolve() == gt.resolve():
-        raise ClisError(f"--pred {pred}: is the folder of --gt, so every score would be perfect; name the predictions")
+        raise UserError(f"--pred {pred}: is the folder of --gt, so every score would be perfect; name the predictions")
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         what = "is a folder" if json_file.is_dir() else "cannot be written, its folder is not there"
-        raise ClisError(f"--json {json_file}: {what}; name a file in a folder that exists")
+        raise UserError(f"--json {json_file}: {what}; name a file in a folder that exists")
     comparison = evaluate_folder(pred, gt, settings=settings)
     if json_file is not None:
         write_json(comparison, json_file)
@@ -70,7 +70,7 @@ def compare(
         Table 1 as Markdown, and notes.
 
     Raises:
-        ClisError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     folders = parse_methods(methods)
     _check_output(output, {"--gt": gt} | {f"--method {name}": folder for name, folder in folders.items()})
@@ -83,15 +83,15 @@ def parse_methods(texts: Sequence[str]) -> dict[str, Path]:
     """Folders by method from `NAME=DIR`.
 
     Raises:
-        ClisError: not of this form, or a name given twice.
+        UserError: not of this form, or a name given twice.
     """
     folders: dict[str, Path] = {}
     for text in texts:
         name, equals, folder = (part.strip() for part in text.partition("="))
         if not (name and equals and folder and name.isprintable()):
-            raise ClisError(f"--method {text}: write NAME=DIR")
+            raise UserError(f"--method {text}: write NAME=DIR")
         if name in folders:
-            raise ClisError(f"--method {text}: {name} is listed twice; give each method a name of its own")
+            raise UserError(f"--method {text}: {name} is listed twice; give each method a name of its own")
         folders[name] = Path(folder)
     return folders
 
@@ -99,10 +99,10 @@ def parse_methods(texts: Sequence[str]) -> dict[str, Path]:
 def _check_output(output: Path, inputs: Mapping[str, Path]) -> None:
     """Raise before any work is done if a folder cannot be the output."""
     if output.exists() and not output.is_dir():
-        raise ClisError(f"-o {output}: is a file; name a folder")
+        raise UserError(f"-o {output}: is a file; name a folder")
     for flag, folder in inputs.items():
         if output.resolve() == Path(folder).resolve():
-            raise ClisError(f"-o {output}: is the folder of {flag}; name another")
+            raise UserError(f"-o {output}: is the folder of {flag}; name another")
 
 
 def _screen(table: str, comparison: Comparison) -> str:

@@ -10,9 +10,8 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import check_same_grid
-from nnunetv2_clisc.errors import ClisError
 
 Foreground = Literal["any"] | tuple[int, ...]
 """Which labels are the tumour: any above 0, or these."""
@@ -58,22 +57,22 @@ def read_mask(image: sitk.Image, path: Path, foreground: Foreground | None = Non
             only value beside 0 it counts as 1, unless it is asked for.
 
     Raises:
-        ClisError: a value that is not a whole number from 0 up, or values that say nothing without `foreground`.
+        UserError: a value that is not a whole number from 0 up, or values that say nothing without `foreground`.
     """
     voxels = sitk.GetArrayViewFromImage(image)
     if voxels.dtype.kind == "f":
         voxels = _whole_numbers(voxels, path)
     values = np.unique(voxels[voxels != 0])
     if values.size and values[0] < 0:
-        raise ClisError(f"{path}: has the value {values[0]:.9g}, but a mask holds whole numbers from 0 up; mend it")
+        raise UserError(f"{path}: has the value {values[0]:.9g}, but a mask holds whole numbers from 0 up; mend it")
     if values.size > MANY_VALUES:
-        raise ClisError(f"{path}: has {values.size} different values; is it a scan? Give the folder of the masks")
+        raise UserError(f"{path}: has {values.size} different values; is it a scan? Give the folder of the masks")
     labels = frozenset(int(value) for value in values)
     if labels == {255} and not (isinstance(foreground, tuple) and 255 in foreground):
         voxels, labels = (voxels != 0).astype(np.uint8), frozenset({1})
     if foreground is None and not labels <= {1}:
         several = "values" if len(labels) > 1 else "value"
-        raise ClisError(
+        raise UserError(
             f"{path}: has the {several} {listed(labels)}, but a mask holds 0 and 1, or 0 and 255; say which are the "
             f"tumour with --foreground any or --foreground {listed(labels, ',')} (evaluate, compare, stages)"
         )
@@ -86,16 +85,16 @@ def turned_to(reference: sitk.Image, reference_path: Path, image: sitk.Image, pa
     """A volume with its axes in the order and direction of another one on the same voxels; no value changes.
 
     Raises:
-        ConversionError: the two do not have the same voxels, however the axes are turned.
+        UserError: the two do not have the same voxels, however the axes are turned.
     """
     try:
         check_same_grid(reference, reference_path, image, path)
-    except ConversionError as as_stored:
+    except UserError as as_stored:
         code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reference.GetDirection())
         turned = sitk.DICOMOrient(image, code)
         try:
             check_same_grid(reference, reference_path, turned, path)
-        except ConversionError:
+        except UserError:
             raise as_stored from None
         return turned
     return image
@@ -119,9 +118,9 @@ def _whole_numbers(voxels: np.ndarray, path: Path) -> np.ndarray:
     wrong = ~(np.abs(voxels - whole) <= WHOLE_WITHIN)  # this way round NaN is wrong too
     if wrong.any():
         value = voxels[wrong][0]
-        raise ClisError(
+        raise UserError(
             f"{path}: has the value {value:.9g}, but a mask holds whole numbers; set a threshold if it is a probability"
         )
     if voxels.any() and not whole.any():  # a scale factor in the header: rounding would leave an empty mask
-        raise ClisError(f"{path}: its largest value is {voxels.max():.9g}, but a mask holds whole numbers; rescale it")
+        raise UserError(f"{path}: its largest value is {voxels.max():.9g}, but a mask holds whole numbers; rescale it")
     return whole

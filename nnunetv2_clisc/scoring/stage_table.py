@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import read_volume
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.running.labelling import raw_dataset
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders, mask_files
 from nnunetv2_clisc.scoring.masks import Foreground, image_of, read_mask, turned_to
@@ -30,11 +30,11 @@ def slice_label_scores(
         F1 and AUC in [0, 1], and the number of slices.
 
     Raises:
-        ClisError, ConversionError: there are no slice labels yet, or a mask that does not fit its scan.
+        UserError: there are no slice labels yet, or a mask that does not fit its scan.
     """
     table = files.root / "slice_labels.csv"
     if not table.is_file():
-        raise ClisError(f"{table}: not there; run `nnUNetv2_clisc pseudo_label` first")
+        raise UserError(f"{table}: not there; run `nnUNetv2_clisc pseudo_label` first")
     found: dict[str, list[tuple[int, int, float]]] = {}
     with open(table, newline="") as file:
         rows = csv.DictReader(file)
@@ -43,7 +43,7 @@ def slice_label_scores(
                 values = int(row["slice"]), int(row["label"]), float(row.get("probability") or row["label"])  # by hand
                 found.setdefault(row["case"], []).append(values)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise ClisError(
+            raise UserError(
                 f"{table}: line {rows.line_num} is no row of case, slice, label and probability; run "
                 "`nnUNetv2_clisc pseudo_label` again"
             ) from error
@@ -51,7 +51,7 @@ def slice_label_scores(
     masks = mask_files(gt)
     for case in cases:
         if case not in found:
-            raise ClisError(f"{table}: has no slice of case {case}; run `nnUNetv2_clisc pseudo_label` again")
+            raise UserError(f"{table}: has no slice of case {case}; run `nnUNetv2_clisc pseudo_label` again")
         scan = read_scan(files.image(case))
         image = turned_to(read_volume(files.image(case)), files.image(case), read_volume(masks[case]), masks[case])
         mask = read_mask(image, masks[case], foreground).voxels
@@ -59,7 +59,7 @@ def slice_label_scores(
         by_file_slice = {scan.file_slice(z): with_lesion for z, with_lesion in enumerate(lesion)}
         for z, predicted, p_tumour in found[case]:
             if z not in by_file_slice:
-                raise ClisError(f"{table}: has slice {z} of {case}, which has {len(lesion)}; run pseudo_label again")
+                raise UserError(f"{table}: has slice {z} of {case}, which has {len(lesion)}; run pseudo_label again")
             truth.append(by_file_slice[z])
             label.append(predicted)
             probability.append(p_tumour)
@@ -92,13 +92,13 @@ def stage_table(
         foreground: labels of the tumour in the masks, see `read_mask`; predictions hold one.
 
     Raises:
-        ClisError: no mask fits a training case, or a `--pred` that is not NAME=DIR or has no case of the masks.
+        UserError: no mask fits a training case, or a `--pred` that is not NAME=DIR or has no case of the masks.
     """
     files = Workspace(raw_dataset(dataset_id))
     masks = mask_files(gt)
     cases = [case for case in files.cases() if case in masks]
     if not cases:
-        raise ClisError(
+        raise UserError(
             f"--gt {gt}: has no mask of a case in {files.images_dir}; a mask is named like its scan, but here is "
             f"{min(masks)} and there {files.cases()[0]}, for example"
         )
@@ -110,10 +110,10 @@ def stage_table(
     for text in predictions:
         title, equals, where = text.partition("=")
         if not (title and equals and where):
-            raise ClisError(f"--pred {text}: write NAME=DIR")
+            raise UserError(f"--pred {text}: write NAME=DIR")
         rows.append((title, Path(where), set(mask_files(Path(where)))))
         if not rows[-1][2] & masks.keys():
-            raise ClisError(f"--pred {text}: has no case of --gt {gt}; name the folder of its predictions")
+            raise UserError(f"--pred {text}: has no case of --gt {gt}; name the folder of its predictions")
     f1, area, slices = slice_label_scores(files, gt, cases, foreground)
     lines = [f"{'stage':<26}{'cases':>6}{'DSC %':>16}{'HD95 mm':>18}{'no HD95':>9}"]
     lines.append(f"{'slice labels':<26}{len(cases):>6}   F1 {f1:.3f}, AUC {area:.3f} ({slices} slices)")

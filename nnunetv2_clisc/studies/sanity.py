@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_bytes, write_json
 from dataset_conversion.scans.volumes import read_image
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.running.labelling import raw_dataset, usable_device
 from nnunetv2_clisc.scoring.stage_table import auc
 from nnunetv2_clisc.scoring.statistics import summarise
@@ -71,7 +71,7 @@ def sanity(
         The tables as Markdown.
 
     Raises:
-        ClisError, PseudoLabelError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     files = Workspace(raw_dataset(dataset_id))
     first_pass = FirstPass(files, usable_device(device))
@@ -80,7 +80,7 @@ def sanity(
     if gt is not None:
         names = [case for case in names if (gt / f"{case}{ENDING}").is_file()]
         if not names:
-            raise ClisError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
+            raise UserError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cases, len(names))).astype(int))]
     found, checks = Found(), _Checks(first_pass, seed)
     for case in tqdm(names, desc="sanity", unit="case"):
@@ -238,7 +238,7 @@ def _finite(content: Any) -> Any:
 def _mask(scan: Scan, path: Path) -> np.ndarray:
     mask = scan.stack_from_image(read_image(path))
     if mask.shape != scan.volume.shape:
-        raise ClisError(f"{path}: {mask.shape} voxels, but its scan has {scan.volume.shape}; give masks of these scans")
+        raise UserError(f"{path}: {mask.shape} voxels, but its scan has {scan.volume.shape}; give masks of these scans")
     return scan.squares(mask)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import blosc2
 from nnunetv2.paths import nnUNet_raw
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training.stale_labels import check_current, preprocess_command
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.weights.files import locate
@@ -22,15 +22,15 @@ def check_before_training(trainer: SelfTraining) -> None:
     """Find what would stop a later stage before the first one has begun.
 
     Raises:
-        ClisError: data, split, labels or scans that are missing or cannot be trained on.
-        PseudoLabelError: the SAM that S3F will ask is not there.
+        UserError: data, split, labels or scans that are missing or cannot be trained on.
+        UserError: the SAM that S3F will ask is not there.
     """
     if trainer.preprocessed_dataset_folder_base is None:
-        raise ClisError("nnUNet_preprocessed: not set; export it and run the command again")
+        raise UserError("nnUNet_preprocessed: not set; export it and run the command again")
     train, val = trainer.do_split()
     where = f"splits_final.json, fold {trainer.fold}"
     if not train or not val:
-        raise ClisError(f"{where}: needs at least one training and one validation case")
+        raise UserError(f"{where}: needs at least one training and one validation case")
     for case in (*train, *val):
         _check_preprocessed(trainer, case, where)
     _check_complete(trainer)
@@ -38,7 +38,7 @@ def check_before_training(trainer: SelfTraining) -> None:
         _check_labels(trainer)
         for case in train if trainer.use_s3f else ():
             if not (path := trainer.raw_scan(case)).is_file():
-                raise ClisError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
+                raise UserError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
     if trainer.local_rank == 0:
         check_current(trainer)
 
@@ -53,8 +53,8 @@ def _check_preprocessed(trainer: SelfTraining, case: str, where: str) -> None:
         if not scan.exists():  # preprocessing again would not help
             splits = [folder.parent / "splits_final.json", raw / "splits_final.json"]
             files = " and ".join(str(path) for path in splits if path.exists() and f'"{case}"' in path.read_text())
-            raise ClisError(f"{where}: case '{case}' has no scan {scan}; take it out of {files}, or put the scan back")
-    raise ClisError(f"{where}: case '{case}' is not preprocessed, or not whole; run {preprocess_command(trainer)}")
+            raise UserError(f"{where}: case '{case}' has no scan {scan}; take it out of {files}, or put the scan back")
+    raise UserError(f"{where}: case '{case}' is not preprocessed, or not whole; run {preprocess_command(trainer)}")
 
 
 def _whole(folder: Path, case: str) -> bool:
@@ -75,7 +75,7 @@ def _check_complete(trainer: SelfTraining) -> None:
     if not nnUNet_raw.is_set() or not (raw := Workspace(Path(nnUNet_raw, name))).holds_pseudo_labels:
         return
     if "clisc" not in trainer.dataset_json or not raw.complete:
-        raise ClisError(
+        raise UserError(
             f"{name}: its pseudo-labels are not complete, or were not when they were preprocessed; run "
             f"nnUNetv2_clisc pseudo_label -d {int(name[7:10])} --stage finish, which names what is missing, then "
             f"nnUNetv2_plan_and_preprocess -d {int(name[7:10])} again"
@@ -86,11 +86,11 @@ def _check_labels(trainer: SelfTraining) -> None:
     name = trainer.plans_manager.dataset_name
     if "clisc" not in trainer.dataset_json:
         number = int(name[7:10])
-        raise ClisError(
+        raise UserError(
             f"{name}/dataset.json: has no 'clisc' entry; run nnUNetv2_clisc pseudo_label -d {number} and "
             f"nnUNetv2_plan_and_preprocess -d {number} first"
         )
     if len(trainer.label_manager.foreground_labels) != 1 or trainer.label_manager.has_regions:
-        raise ClisError(f"{name}/dataset.json: self-training needs exactly one foreground label")
+        raise UserError(f"{name}/dataset.json: self-training needs exactly one foreground label")
     if trainer.use_s3f:
         locate("sam", trainer.sam_spec())

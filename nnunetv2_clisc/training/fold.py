@@ -21,9 +21,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from dataset_conversion.errors import free_space
+from dataset_conversion.errors import UserError, free_space
 from dataset_conversion.files import remove_partial, sync, whole, write_json
-from nnunetv2_clisc.errors import ClisError
 
 STAGES = ("round_1", "s3f", "round_2", "done")
 OUTSIDE = -1  # nnU-Net's label for voxels outside the scan's nonzero region
@@ -92,12 +91,12 @@ class FoldFolder:
             values = json.loads(path.read_text())
             state = State(values["stage"], values["origin"])
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ClisError(
+            raise UserError(
                 f"{path}: not a state written by a CLISC trainer; delete it to train anew (models in the fold are then "
                 "moved aside)"
             ) from error
         if state.stage not in STAGES:
-            raise ClisError(f"{path}: unknown stage '{state.stage}'; delete it to train anew")
+            raise UserError(f"{path}: unknown stage '{state.stage}'; delete it to train anew")
         return state
 
     def write_state(self, state: State) -> None:
@@ -164,7 +163,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """As :func:`whole`, for the writers of torch and Blosc, which call a full disk a RuntimeError.
 
     Raises:
-        ClisError: it could not be written.
+        UserError: it could not be written.
     """
     try:
         with whole(path) as temporary:
@@ -173,7 +172,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         if "CUDA" in str(error):  # of the GPU that the tensors are on
             raise
         words = " ".join(str(error).split())[:100]
-        raise ClisError(
+        raise UserError(
             f"{path}: could not be written whole ({words}; {free_space(path)}); make room and run the same command "
             "again"
         ) from error

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from dataset_conversion.errors import explain, free_space
+from dataset_conversion.errors import UserError, explain, free_space
 from dataset_conversion.files import PARTIAL, sync
-from nnunetv2_clisc.errors import ClisError
 
 MULTIPLE = 16  # four halvings
 SMALLEST_EDGE = 4  # voxels an axis keeps at the bottleneck, nnU-Net's own limit
@@ -41,15 +40,15 @@ def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSett
         configuration: `3d_fullres` or another 3D configuration without a previous stage.
 
     Raises:
-        ClisError: the configuration is unknown, 2D or a cascade's second stage.
+        UserError: the configuration is unknown, 2D or a cascade's second stage.
     """
     plans = deepcopy(plans)
     if configuration not in plans["configurations"]:
         known = ", ".join(plans["configurations"])
-        raise ClisError(f"configuration '{configuration}': not in the plans, which have {known}; use 3d_fullres")
+        raise UserError(f"configuration '{configuration}': not in the plans, which have {known}; use 3d_fullres")
     planned = PlansManager(deepcopy(plans)).get_configuration(configuration)
     if len(planned.patch_size) != 3 or planned.previous_stage_name is not None:
-        raise ClisError(f"configuration '{configuration}': CLISC trains one 3D network; use 3d_fullres")
+        raise UserError(f"configuration '{configuration}': CLISC trains one 3D network; use 3d_fullres")
     patch = clipped_to_median(settings.patch, planned.median_image_size_in_voxels)
     changed = plans["configurations"][configuration]
     changed["patch_size"] = list(patch)
@@ -107,18 +106,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint of ours onto the CPU; tensors and plain values only, so no code in the file can run.
 
     Raises:
-        ClisError: missing, truncated, not a checkpoint, or with anything but tensors and plain values in it.
+        UserError: missing, truncated, not a checkpoint, or with anything but tensors and plain values in it.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ClisError(f"{path}: no such checkpoint; train first") from error
+        raise UserError(f"{path}: no such checkpoint; train first") from error
     except OSError as error:
-        raise ClisError(explain(error, path)) from error
+        raise UserError(explain(error, path)) from error
     except Exception as error:  # truncated zip, foreign file, pickled code: torch has an exception for each
-        raise ClisError(f"{path}: not a complete checkpoint of a CLISC trainer; delete it and train again") from error
+        raise UserError(f"{path}: not a complete checkpoint of a CLISC trainer; delete it and train again") from error
     if not isinstance(checkpoint, dict) or not {"network_weights", "trainer_name", "init_args"} <= checkpoint.keys():
-        raise ClisError(f"{path}: not a checkpoint of an nnU-Net trainer; give one written by a CLISC trainer")
+        raise UserError(f"{path}: not a checkpoint of an nnU-Net trainer; give one written by a CLISC trainer")
     return checkpoint
 
 
@@ -142,11 +141,11 @@ def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
         The checkpoint written, which names `nnUNetTrainer` as its trainer.
 
     Raises:
-        ClisError: the fold is not trained yet, or `out` exists.
+        UserError: the fold is not trained yet, or `out` exists.
     """
     fold_folder, out = Path(fold_folder), Path(out)
     if out.exists():
-        raise ClisError(f"{out}: exists already; name a new folder")
+        raise UserError(f"{out}: exists already; name a new folder")
     checkpoint = read_checkpoint(fold_folder / "checkpoint_final.pth")
     checkpoint["trainer_name"] = "nnUNetTrainer"
     for leftover in out.parent.glob(f"{PARTIAL}*-{out.name}"):  # of an export that was killed
@@ -165,7 +164,7 @@ def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         words = " ".join(str(error).split())[:100]  # torch calls a full disk a RuntimeError
-        raise ClisError(
+        raise UserError(
             f"{out}: could not be written whole ({words}; {free_space(out)}); make room and run the same command again"
         ) from error
     finally:

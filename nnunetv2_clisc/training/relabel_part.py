@@ -10,7 +10,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import nnunet_device
 from nnunetv2_clisc.running.parts import Part
 from nnunetv2_clisc.training.rounds import SelfTraining
@@ -32,28 +32,28 @@ def relabel_part(
         What was done, in a line.
 
     Raises:
-        ClisError, PseudoLabelError: whatever the user can mend.
+        UserError: whatever the user can mend.
     """
     kind = torch.device(nnunet_device(device))
     if kind.type == "cpu":  # as nnUNetv2_train does, so that both get the same predictions
         torch.set_num_threads(multiprocessing.cpu_count())
     if not nnUNet_preprocessed.is_set():
-        raise ClisError("nnUNet_preprocessed: not set; export it and run the command again")
+        raise UserError("nnUNet_preprocessed: not set; export it and run the command again")
     try:
         file = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset_id), f"{plans}.json")
     except RuntimeError:
-        raise ClisError(f"-d {dataset_id}: no such dataset; run nnUNetv2_plan_and_preprocess first") from None
+        raise UserError(f"-d {dataset_id}: no such dataset; run nnUNetv2_plan_and_preprocess first") from None
     if not file.is_file():
-        raise ClisError(f"-p {plans}: {file} is missing; run nnUNetv2_plan_and_preprocess -d {dataset_id} first")
+        raise UserError(f"-p {plans}: {file} is missing; run nnUNetv2_plan_and_preprocess -d {dataset_id} first")
     if fold != "all" and not fold.isdigit():
-        raise ClisError(f"-f {fold}: give a number or 'all'")
+        raise UserError(f"-f {fold}: give a number or 'all'")
     number = int(fold) if fold.isdigit() else fold
     try:
         made = get_trainer_from_args(str(dataset_id), configuration, number, trainer, plans, device=kind)
     except RuntimeError as error:
-        raise ClisError(f"-tr {trainer}: {error}") from error
+        raise UserError(f"-tr {trainer}: {error}") from error
     if not isinstance(made, SelfTraining):
-        raise ClisError(f"-tr {trainer}: does not train in rounds; give CLISCTrainer or a variant of it")
+        raise UserError(f"-tr {trainer}: does not train in rounds; give CLISCTrainer or a variant of it")
     cases = made.relabel_part(part)
     where = f"fold {fold}, {part}"
     if not cases:

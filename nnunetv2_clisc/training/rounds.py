@@ -18,7 +18,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 
-from nnunetv2_clisc.errors import ClisError, one_line_errors
+from dataset_conversion.errors import UserError, one_line_errors
 from nnunetv2_clisc.running.parts import Part
 from nnunetv2_clisc.training.checks import check_before_training
 from nnunetv2_clisc.training.fold import FoldFolder, State, newest_checkpoint, origin_of, written_whole
@@ -102,17 +102,17 @@ class SelfTraining(nnUNetTrainer):
             The cases of the share; none where S3F of this fold is finished.
 
         Raises:
-            ClisError: round 1 is not finished, or the data changed since.
-            PseudoLabelError: cases that failed; the others are done.
+            UserError: round 1 is not finished, or the data changed since.
+            UserError: cases that failed; the others are done.
         """
         check_before_training(self)
         state = self.folder.read_state()
         if self.rounds != 2 or state is None or state.stage == "round_1" or not self.folder.final(1).is_file():
-            raise ClisError(
+            raise UserError(
                 f"{self.folder.path}: round 1 is not finished; run nnUNetv2_train with {STOP_VARIABLE}=1 first"
             )
         if state.origin != self.origin():
-            raise ClisError(f"{self.folder.path}: plans, dataset or split changed since round 1; train again first")
+            raise UserError(f"{self.folder.path}: plans, dataset or split changed since round 1; train again first")
         if state.stage != "s3f":
             return []
         cases = part.share(self.do_split()[0])
@@ -177,7 +177,7 @@ class SelfTraining(nnUNetTrainer):
             content = source if isinstance(source, dict) else read_checkpoint(source)
             place = "checkpoint" if isinstance(source, dict) else str(source)
             if (found := content["trainer_name"]) != self.__class__.__name__:
-                raise ClisError(f"{place}: a checkpoint of {found}; use -tr {found}")
+                raise UserError(f"{place}: a checkpoint of {found}; use -tr {found}")
             try:
                 self._restore(content)
             except RuntimeError as error:
@@ -185,7 +185,7 @@ class SelfTraining(nnUNetTrainer):
                     raise
                 if _is_set(ANEW_VARIABLE) and (state := self.folder.read_state()) and state.origin != self.origin():
                     return  # plans of before: this fold is about to be trained anew
-                raise ClisError(
+                raise UserError(
                     f"{place}: its network is not the one that plans and trainer describe now; run nnUNetv2_train "
                     "without --c to train anew, or restore the plans it was trained with"
                 ) from error
@@ -244,17 +244,17 @@ class SelfTraining(nnUNetTrainer):
         """Whether to go on from `state`: always when unfinished, only with `--c` when finished.
 
         Raises:
-            ClisError: `--c` on a fold that cannot be continued.
+            UserError: `--c` on a fold that cannot be continued.
         """
         place = self.folder.path
         anew = "run the same command without --c to train anew; what is in the fold is then moved aside, not deleted"
         if state is None:
             if self.continued and self.folder.final(self.rounds).is_file():
-                raise ClisError(f"{place}: holds a model without clisc_state.json, which cannot be continued; {anew}")
+                raise UserError(f"{place}: holds a model without clisc_state.json, which cannot be continued; {anew}")
             return False
         if state.origin != origin:
             if self.continued and not _is_set(ANEW_VARIABLE):
-                raise ClisError(
+                raise UserError(
                     f"{place}: cannot continue, the plans, the dataset, its labels or the split changed since this "
                     f"fold was begun; {anew}"
                 )
@@ -358,7 +358,7 @@ class SelfTraining(nnUNetTrainer):
     def folder(self) -> FoldFolder:
         """The fold's output on disk."""
         if self._fold_path is None:
-            raise ClisError("nnUNet_results: not set; export it and run the command again")
+            raise UserError("nnUNet_results: not set; export it and run the command again")
         return FoldFolder(Path(self._fold_path), self.rounds)
 
     def barrier(self) -> None:
@@ -374,7 +374,7 @@ class SelfTraining(nnUNetTrainer):
     def raw_scans(self, case: str) -> list[Path]:
         """The files of a training scan, one a channel."""
         if not nnUNet_raw.is_set():
-            raise ClisError("nnUNet_raw: not set; S3F reads the scans there, so export it and run the command again")
+            raise UserError("nnUNet_raw: not set; S3F reads the scans there, so export it and run the command again")
         ending = self.dataset_json["file_ending"]
         folder = Path(nnUNet_raw, self.plans_manager.dataset_name, "imagesTr")
         channels = range(len(self.dataset_json.get("channel_names") or (0,)))
@@ -389,14 +389,14 @@ class SelfTraining(nnUNetTrainer):
             return str(self.dataset_json["clisc"]["weights"]["sam"]["spec"])
         except KeyError:
             name = self.plans_manager.dataset_name
-            raise ClisError(f"{name}/dataset.json: 'clisc' does not name the SAM; run pseudo_label again") from None
+            raise UserError(f"{name}/dataset.json: 'clisc' does not name the SAM; run pseudo_label again") from None
 
     def _state(self) -> State:
         self.barrier()
         state = self.folder.read_state()
         self.barrier()  # no rank may write the next state before all have read this one
         if state is None:
-            raise ClisError(f"{self.folder.path}: the state file was removed while training; train again")
+            raise UserError(f"{self.folder.path}: the state file was removed while training; train again")
         return state
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import SimpleITK as sitk
 from matplotlib import style
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_json, write_text
-from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.run.overlays import save_overlay
 from pseudo_labeling.settings import PromptSettings, WindowSettings
@@ -93,7 +93,7 @@ def decide(agreements: Sequence[Agreement], beta: float) -> tuple[float, list[De
         The threshold, and one decision for each case, ordered by case.
 
     Raises:
-        ClisError: no case is left.
+        UserError: no case is left.
     """
     ordered = sorted(agreements, key=lambda a: a.case)
     values = {a.case: a.similarity or 0.0 for a in ordered}
@@ -110,7 +110,7 @@ def decide(agreements: Sequence[Agreement], beta: float) -> tuple[float, list[De
         decisions.append(Decision(agreement, reason == "", reason))
     if not any(d.kept for d in decisions):
         empty = sum(a.predicted_voxels == 0 for a in ordered)
-        raise ClisError(
+        raise UserError(
             f"S3F keeps none of {len(ordered)} training cases ({empty} with an empty prediction): look at the "
             "pseudo-labels in labelsTr and at round_1/progress.png, then make labels or train again"
         )
@@ -142,7 +142,7 @@ def kept_cases(folder: Path) -> list[str]:
     """The training list of round 2, as written by :func:`write_results`.
 
     Raises:
-        ClisError: it is missing or damaged.
+        UserError: it is missing or damaged.
     """
     path = folder / "summary.json"
     try:
@@ -150,7 +150,7 @@ def kept_cases(folder: Path) -> list[str]:
         if not kept or not all(isinstance(case, str) and case for case in kept):
             raise ValueError("no list of cases")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ClisError(
+        raise UserError(
             f'{path}: does not say which cases S3F keeps; put "s3f" for "round_2" in '
             f"{folder.parent / 'clisc_state.json'} and run the same command: it is made anew from s3f/cases"
         ) from error
@@ -196,9 +196,9 @@ def draw_case(
 
 def _scan_and_mask(image: Path, prediction: Path) -> tuple[Scan, np.ndarray]:
     if not image.is_file():
-        raise ClisError(f"{image}: the scan is missing; S3F shows it to SAM, so put it back")
+        raise UserError(f"{image}: the scan is missing; S3F shows it to SAM, so put it back")
     scan = read_scan(image)
     roi = scan.stack_from_image(sitk.ReadImage(str(prediction)))
     if roi.shape != scan.volume.shape:
-        raise ClisError(f"{image}: {scan.volume.shape} voxels, but its prediction has {roi.shape}; preprocess again")
+        raise UserError(f"{image}: {scan.volume.shape} voxels, but its prediction has {roi.shape}; preprocess again")
     return scan, roi

@@ -15,8 +15,8 @@ import blosc2
 import numpy as np
 from nnunetv2.paths import nnUNet_raw
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_object, sha256_of
-from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.run.workspace import Workspace, key_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_current(trainer: SelfTraining) -> None:
     A dataset with masks of its own has no digests and is not looked at.
 
     Raises:
-        ClisError: says what changed and what to run.
+        UserError: says what changed and what to run.
     """
     if "clisc" not in trainer.dataset_json:
         return
@@ -84,12 +84,12 @@ def _check_raw(
     number = int(trainer.plans_manager.dataset_name[7:10])
     again = f"with the same settings, which names what changed, then {preprocess_command(trainer)}"
     if key_of(_hashes((case, raw.image(case)) for case in cases)) != made["scans"]:
-        raise ClisError(
+        raise UserError(
             f"{raw.images_dir}: scans were added, removed or replaced since they were labelled; run "
             f"nnUNetv2_clisc pseudo_label -d {number} {again}"
         )
     if key_of(labels) != made["labels"]:
-        raise ClisError(
+        raise UserError(
             f"{raw.labels_dir}: labels changed since they were finished, e.g. by hand; run "
             f"nnUNetv2_clisc pseudo_label -d {number} --stage finish {again}"
         )
@@ -159,5 +159,5 @@ def _named(cases: Sequence[str]) -> str:
     return ", ".join(cases[:3]) + (f" and {len(cases) - 3} more" if len(cases) > 3 else "")
 
 
-def _not_preprocessed(trainer: SelfTraining, what: str, hint: str = "") -> ClisError:
-    return ClisError(f"{trainer.plans_manager.dataset_name}: {what}; {hint}run {preprocess_command(trainer)}")
+def _not_preprocessed(trainer: SelfTraining, what: str, hint: str = "") -> UserError:
+    return UserError(f"{trainer.plans_manager.dataset_name}: {what}; {hint}run {preprocess_command(trainer)}")

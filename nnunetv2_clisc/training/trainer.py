@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from nnunetv2_clisc.errors import one_line_errors
+from dataset_conversion.errors import one_line_errors
 from nnunetv2_clisc.training.plans import NetworkSettings, clisc_plans
 from nnunetv2_clisc.training.rounds import PSEUDO_NOTE, SelfTraining
 from pseudo_labeling.precision import has_bfloat16

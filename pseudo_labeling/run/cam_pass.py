@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import (
@@ -20,7 +21,6 @@ from pseudo_labeling.classifier import (
     held_out_cases,
     train_classifier,
 )
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import load_state, saved_now_and_then, write_npz, write_torch
 from pseudo_labeling.run.inputs import RunContext
@@ -85,10 +85,10 @@ class CamPasses:
         """Make sure that :meth:`train` has run.
 
         Raises:
-            PseudoLabelError: it has not, for these slice labels and settings.
+            UserError: it has not, for these slice labels and settings.
         """
         if not self.trained:
-            raise PseudoLabelError(
+            raise UserError(
                 f"{self.files.root / 'classifier'}: the classifier is not trained, or on other slice labels or "
                 f"settings; run `{self.run.command('classifier')}` with the same settings first"
             )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dataset_conversion.errors import UserError, explain
-from pseudo_labeling.errors import PseudoLabelError
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +44,13 @@ class CaseFailures:
         """End the stage if any of its `total` cases failed.
 
         Raises:
-            PseudoLabelError: names the cases and the first mistake.
+            UserError: names the cases and the first mistake.
         """
         if self.cases:
             names, first = list(self.cases), next(iter(self.cases.values()))
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             others = ", the others are done" if len(names) < total else ""
-            raise PseudoLabelError(
+            raise UserError(
                 f"{stage}: {len(names)} of {total} cases failed ({', '.join(names[:NAMED])}{more}){others}; "
                 f"mend and run again: {first}"
             )

@@ -65,7 +65,7 @@ def finish_run(
         masks: pseudo-labels.
 
     Raises:
-        PseudoLabelError: cases whose pseudo-label is missing, was changed, or was made with other settings.
+        UserError: cases whose pseudo-label is missing, was changed, or was made with other settings.
     """
     records = {case: masks.record(case) for case in run.cases}
     found = run.all_finished("pseudo-labels", run.files.labels_dir, STAGE, records)

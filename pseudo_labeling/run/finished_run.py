@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, sha256_of
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.sam.segmenter import SamSegmenter
@@ -61,14 +61,14 @@ class FirstPass:
         networks: CLIP and SAM to share with another first pass; by default those that made the labels.
 
     Raises:
-        PseudoLabelError: the dataset was not labelled to the end.
+        UserError: the dataset was not labelled to the end.
     """
 
     def __init__(self, files: Workspace, device: torch.device | str = "cpu", networks: Networks | None = None) -> None:
         path = files.dataset / "dataset.json"
         entry = read_json(path).get("clisc")
         if entry is None:
-            raise PseudoLabelError(f"{path}: no finished 'clisc' entry; run `nnUNetv2_clisc pseudo_label` first")
+            raise UserError(f"{path}: no finished 'clisc' entry; run `nnUNetv2_clisc pseudo_label` first")
         self.files = files
         self.device = torch.device(device)
         self.settings = Settings.from_dict(entry["settings"])
@@ -85,7 +85,7 @@ class FirstPass:
         """What the results depend on besides the scan: settings, weights, classifier; plain JSON types.
 
         Raises:
-            PseudoLabelError: the classifier is missing or damaged.
+            UserError: the classifier is missing or damaged.
         """
         used = {"clip": weights.identify("clip", self.networks.clip_spec)}
         if sam:
@@ -152,7 +152,7 @@ class FirstPass:
         """The stored classifier, in evaluation mode on the device.
 
         Raises:
-            PseudoLabelError: missing, damaged, or not of this dataset's settings.
+            UserError: missing, damaged, or not of this dataset's settings.
         """
         if which not in self._classifiers:
             self._classifier_sha256(which)
@@ -162,7 +162,7 @@ class FirstPass:
             try:
                 model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
             except RuntimeError as error:
-                raise PseudoLabelError(
+                raise UserError(
                     f"{path}: not a classifier of this dataset's settings; run pseudo_label again"
                 ) from error
             # the memory format of training, so that a scan gets the CAM that it got as a training case
@@ -181,12 +181,12 @@ class FirstPass:
 
     def _classifier_sha256(self, which: Which) -> str:
         if which == "amda" and self.final == "raw":
-            raise PseudoLabelError(
+            raise UserError(
                 f"{self.files.dataset.name}: labelled with amda.alpha = 0, there is no AMDA classifier; use --which raw"
             )
         record = read_json(self.files.root / "classifier" / f"{which}.json")
         name, expected = next(iter(record["files"].items()))
         path = self.files.dataset / name
         if not path.is_file() or sha256_of(path) != expected:
-            raise PseudoLabelError(f"{path}: missing or damaged; run pseudo_label again, which trains it anew")
+            raise UserError(f"{path}: missing or damaged; run pseudo_label again, which trains it anew")
         return str(expected)

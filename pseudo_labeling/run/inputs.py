@@ -13,12 +13,11 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, sha256_of
 from dataset_conversion.scans.integrity import check_complete
 from dataset_conversion.scans.volumes import binarise_mask, check_same_grid, read_volume
 from pseudo_labeling.ahead import AheadReader
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Grid, fits_beside_another, read_grid, read_slices
@@ -44,7 +43,7 @@ class RunContext:
             empty, nothing when None.
 
     Raises:
-        PseudoLabelError: no scans, or a name in `redo` that nothing is called by.
+        UserError: no scans, or a name in `redo` that nothing is called by.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class RunContext:
     ) -> None:
         known = [*Workspace(dataset).cases(), TABLE]
         if redo and (unknown := [name for name in redo if name not in known]):
-            raise PseudoLabelError(f"--redo {unknown[0]}: {dataset} has no such case; name cases, or {TABLE}")
+            raise UserError(f"--redo {unknown[0]}: {dataset} has no such case; name cases, or {TABLE}")
         self.files = Workspace(dataset, known if redo is not None and not redo else redo or ())
         self.settings = settings
         self.specs = specs
@@ -115,7 +114,7 @@ class RunContext:
         Such a file is kept and used, and the log says so; one that is cut short is nobody's work and is made anew.
 
         Raises:
-            PseudoLabelError: it does not lie on the scan's grid, or holds other values than 0 and 1.
+            UserError: it does not lie on the scan's grid, or holds other values than 0 and 1.
         """
         record = self.files.changed_by_hand(stage, case)
         if record is None:
@@ -131,18 +130,16 @@ class RunContext:
         """SHA-256 and voxels of a changed mask; None where it is damaged."""
         try:
             check_complete(path)
-        except ConversionError as error:
+        except UserError as error:
             logger.warning("%s; it is made anew", error)
             return None
         try:
             scan, mask = read_volume(self.files.image(case)), read_volume(path)
             check_same_grid(scan, self.files.image(case), mask, path)
             if (values := binarise_mask(mask, path)).sum() != sitk.GetArrayViewFromImage(mask).sum():
-                raise ConversionError(f"{path}: has other values than 0 and 1")
-        except ConversionError as error:
-            raise PseudoLabelError(
-                f"{error}; it was changed by hand: mend it, or make it anew with --redo {case}"
-            ) from error
+                raise UserError(f"{path}: has other values than 0 and 1")
+        except UserError as error:
+            raise UserError(f"{error}; it was changed by hand: mend it, or make it anew with --redo {case}") from error
         logger.warning("%s: changed by hand, so it is kept and used; --redo %s makes it anew", path, case)
         return sha256, int(values.sum())
 
@@ -151,7 +148,7 @@ class RunContext:
         if case not in self._grids:
             try:
                 self._grids[case] = read_grid(self.files.image(case))
-            except ConversionError:
+            except UserError:
                 return None
         return self._grids[case]
 
@@ -169,11 +166,11 @@ class RunContext:
             records: of each case; None where there is none for these settings.
 
         Raises:
-            PseudoLabelError: cases without a record.
+            UserError: cases without a record.
         """
         missing = [case for case, record in records.items() if record is None]
         if missing:
-            raise PseudoLabelError(
+            raise UserError(
                 f"{folder}: {what} of {len(missing)} of {len(records)} cases are missing, changed or made with other "
                 f"settings ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}); run "
                 f"`{self.command(stage)}` with the same settings first"

@@ -44,7 +44,7 @@ class PseudoLabeling:
             nothing when None.
 
     Raises:
-        PseudoLabelError: no scans, a table of slice labels that cannot be read, or an unknown name in `redo`.
+        UserError: no scans, a table of slice labels that cannot be read, or an unknown name in `redo`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PseudoLabeling:
         """Run what is not yet done, of all stages.
 
         Raises:
-            PseudoLabelError: whatever the user can mend.
+            UserError: whatever the user can mend.
         """
         self.slice_labels(self.cases)
         self.classifier()
@@ -80,7 +80,7 @@ class PseudoLabeling:
         """Ask CLIP about the slices of some cases.
 
         Raises:
-            PseudoLabelError: cases that failed; the others are done.
+            UserError: cases that failed; the others are done.
         """
         self.context.files.claim_labels()
         self._each("slice labels", cases, self._slice_labels)
@@ -89,7 +89,7 @@ class PseudoLabeling:
         """Train the classifier, twice with AMDA, on the slice labels of all cases.
 
         Raises:
-            PseudoLabelError: slice labels that are missing, or nothing to learn from.
+            UserError: slice labels that are missing, or nothing to learn from.
         """
         self.context.files.claim_labels()
         torch.manual_seed(self.context.settings.seed)
@@ -100,7 +100,7 @@ class PseudoLabeling:
         """CAM, ROI, prompts and SAM masks of some cases.
 
         Raises:
-            PseudoLabelError: the classifier is not trained, or cases that failed; the others are done.
+            UserError: the classifier is not trained, or cases that failed; the others are done.
         """
         self.context.files.claim_labels()
         self._passes.check_trained()
@@ -110,7 +110,7 @@ class PseudoLabeling:
         """Verify every case and declare the dataset complete.
 
         Raises:
-            PseudoLabelError: something is missing; it names the stage to run.
+            UserError: something is missing; it names the stage to run.
         """
         self.context.files.claim_labels()
         self._passes.check_trained()

@@ -13,7 +13,6 @@ import torch
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_table
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.run.inputs import TABLE, RunContext
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.slice_labels import (
@@ -58,7 +57,7 @@ class SliceLabelPass:
         """The slice labels of a person: `--image-labels`, or our own table once it was corrected by hand.
 
         Raises:
-            PseudoLabelError: both, and not the same file.
+            UserError: both, and not the same file.
         """
         table, asked = self.run.files.root / TABLE, self.run.image_labels
         if self.run.files.changed_by_hand("", TABLE) is None:
@@ -66,7 +65,7 @@ class SliceLabelPass:
         if asked is None:
             logger.warning("%s: changed by hand, so it is kept and used; --redo %s makes it anew", table, TABLE)
         elif asked.resolve() != table.resolve():
-            raise PseudoLabelError(
+            raise UserError(
                 f"--image-labels {asked}: {table} was changed by hand too; leave the flag out to use that, or add "
                 f"--redo {TABLE} to replace it"
             )
@@ -104,7 +103,7 @@ class SliceLabelPass:
         """The labels of all cases, from their records; also written as `slice_labels.csv` by :meth:`write_table`.
 
         Raises:
-            PseudoLabelError: cases without a record, a mistake in the user's table, or only one class in all slices.
+            UserError: cases without a record, a mistake in the user's table, or only one class in all slices.
         """
         records = {case: self.record(case) for case in self.run.cases}
         found = self.run.all_finished("slice labels", self.run.files.root / STAGE, STAGE, records)
@@ -165,10 +164,10 @@ class SliceLabelPass:
     def _labels_of_user(self, path: Path, records: dict[str, dict[str, Any]]) -> dict[str, SliceLabels]:
         try:
             given = read_image_labels(path, {case: len(r["head"]) for case, r in records.items()})
-        except PseudoLabelError as error:
+        except UserError as error:
             if path == self.run.image_labels:
                 raise
-            raise PseudoLabelError(f"{error} (it was changed by hand; --redo {TABLE} makes it anew)") from error
+            raise UserError(f"{error} (it was changed by hand; --redo {TABLE} makes it anew)") from error
         labels = {}
         for case, record in records.items():
             label = given[case][record["file_slices"]]
@@ -187,6 +186,6 @@ class SliceLabelPass:
             if self.given is None
             else f"{self.given}: label some slices of the other class"
         )
-        raise PseudoLabelError(
+        raise UserError(
             f"{self.run.files.images_dir}: every slice is labelled {which}, nothing to learn from; {source}"
         )

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_object, sha256_of, write_bytes, write_json
 from dataset_conversion.scans.integrity import check_fetched
-from pseudo_labeling.errors import PseudoLabelError
 
 ENDING = ".nii.gz"
 _FLAIR = re.compile(r"flair|\bt2f\b", re.IGNORECASE)  # t2f: what BraTS calls it since 2023
@@ -28,7 +28,7 @@ def flair_channel(dataset_json: Mapping[str, Any], where: Path | str) -> int:
     """Number of the FLAIR channel by the names in a dataset.json; 0 where there is only one channel.
 
     Raises:
-        PseudoLabelError: several channels, and not exactly one of them is called FLAIR.
+        UserError: several channels, and not exactly one of them is called FLAIR.
     """
     names = dataset_json.get("channel_names")
     if not isinstance(names, dict) or len(names) < 2:
@@ -36,7 +36,7 @@ def flair_channel(dataset_json: Mapping[str, Any], where: Path | str) -> int:
     flair = [number for number, name in names.items() if _FLAIR.search(str(name))]
     if len(flair) != 1 or not str(flair[0]).isdigit():
         listed = ", ".join(f"{number}: {name}" for number, name in names.items())
-        raise PseudoLabelError(
+        raise UserError(
             f"{where}: has {len(names)} channels ({listed}) and {len(flair)} of them are called FLAIR; "
             "name the one to label FLAIR in channel_names, or convert the FLAIR scans alone"
         )
@@ -62,13 +62,13 @@ class Workspace:
         """Names of the cases in `imagesTr`, sorted.
 
         Raises:
-            PseudoLabelError: no images.
-            ConversionError: a link whose file is not on this machine.
+            UserError: no images.
+            UserError: a link whose file is not on this machine.
         """
         ending = self._image_ending
         files = [path for path in self.images_dir.glob(f"*{ending}") if not path.name.startswith(".")]
         if not files:
-            raise PseudoLabelError(f"{self.images_dir}: no files *{ending}; make the dataset with `convert` first")
+            raise UserError(f"{self.images_dir}: no files *{ending}; make the dataset with `convert` first")
         for path in files:
             check_fetched(path)
         return sorted(path.name[: -len(ending)] for path in files)
@@ -113,12 +113,12 @@ class Workspace:
         """Make sure `labelsTr` is ours to write: a user's masks are never overwritten.
 
         Raises:
-            PseudoLabelError: it holds labels that were there before the first run.
+            UserError: it holds labels that were there before the first run.
         """
         if not self.holds_pseudo_labels:
             present = sorted(p.name for p in self.labels_dir.glob(f"*{ENDING}"))
             if present:
-                raise PseudoLabelError(
+                raise UserError(
                     f"{self.labels_dir / present[0]}: labelsTr holds labels that pseudo_label did not write; "
                     "convert the scans to a dataset of their own, without masks"
                 )

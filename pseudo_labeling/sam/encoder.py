@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from segment_anything.modeling import ImageEncoderViT, Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling.ahead import made_ahead
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.precision import has_bfloat16
 from pseudo_labeling.sam.attention import fuse_attention
 from pseudo_labeling.settings import SamSettings
@@ -31,7 +31,7 @@ class SliceEncoder:
         device: where to compute.
 
     Raises:
-        PseudoLabelError: a precision that would give wrong masks.
+        UserError: a precision that would give wrong masks.
     """
 
     def __init__(self, model: Sam, settings: SamSettings, device: torch.device) -> None:
@@ -116,11 +116,11 @@ def uses_bfloat16(model: Sam, precision: str, device: torch.device) -> bool:
     encoder of the embedded SAM stays in float32, so that its masks are the same on every machine.
 
     Raises:
-        PseudoLabelError: float16, which overflows in SAM's encoder, or no known format.
+        UserError: float16, which overflows in SAM's encoder, or no known format.
     """
     if precision not in ("auto", "fp32", "bf16"):
         why = "float16 overflows in SAM's encoder and gives wrong masks" if precision == "fp16" else "no such format"
-        raise PseudoLabelError(f"settings.sam.precision: '{precision}' is refused ({why}); give auto, fp32 or bf16")
+        raise UserError(f"settings.sam.precision: '{precision}' is refused ({why}); give auto, fp32 or bf16")
     if precision == "auto":
         return isinstance(model.image_encoder, ImageEncoderViT) and has_bfloat16(device)
     return precision == "bf16"

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError
 
 # of the standard library, whose functions could do anything: these hold data
 DATA_CLASSES = {
@@ -77,9 +77,9 @@ def stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any],
     return []
 
 
-def refusal(path: Path, code: str) -> PseudoLabelError:
+def refusal(path: Path, code: str) -> UserError:
     """The error for a file that would have us run something."""
-    return PseudoLabelError(f"{path}: holds pickled code ({code}), which is never run; save model.state_dict() alone")
+    return UserError(f"{path}: holds pickled code ({code}), which is never run; save model.state_dict() alone")
 
 
 def class_name(stand_in: Any) -> str:

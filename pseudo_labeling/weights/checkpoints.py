@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from dataset_conversion.errors import explain
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError, explain
 from pseudo_labeling.weights.beside_weights import StandIn, class_name, refusal, stand_ins
 from pseudo_labeling.weights.torchscript import is_torchscript, read_torchscript
 
@@ -49,7 +48,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         Name to tensor, on the CPU, without what training put before the names (`PREFIXES`).
 
     Raises:
-        PseudoLabelError: the file is missing, truncated, no checkpoint, holds pickled code or a model instead of its
+        UserError: the file is missing, truncated, no checkpoint, holds pickled code or a model instead of its
             weights, or several models.
     """
     named: list[Any] = []
@@ -63,22 +62,22 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             with warnings.catch_warnings(), torch.serialization.safe_globals(named):
                 warnings.simplefilter("ignore")  # our one line says it all
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except PseudoLabelError:
+    except UserError:
         raise
     except FileNotFoundError as error:
-        raise PseudoLabelError(f"{path}: no such weight file") from error
+        raise UserError(f"{path}: no such weight file") from error
     except OSError as error:
-        raise PseudoLabelError(explain(error, path)) from error
+        raise UserError(explain(error, path)) from error
     except Exception as error:  # a damaged file fails in as many ways as there are parsers
         code = _pickled_code(str(error))
         if code:
             raise refusal(path, code) from error
         if named and "Can only" in str(error):
-            raise PseudoLabelError(
+            raise UserError(
                 f"{path}: holds objects beside the weights that cannot be skipped (e.g. {class_name(named[0])}); "
                 "save model.state_dict() alone"
             ) from error
-        raise PseudoLabelError(
+        raise UserError(
             f"{path}: truncated, damaged or no checkpoint ({_first_line(error)}); get the file again"
         ) from error
     tensors = _weights(content)
@@ -88,7 +87,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             raise refusal(path, class_name(type(whole)))
         keys = [" ".join(str(key).split())[:40] for key in content] if isinstance(content, dict) else []
         held = f", but {', '.join(keys[:5])}" if keys else ""
-        raise PseudoLabelError(f"{path}: holds no state dict (names with tensors){held}; save model.state_dict()")
+        raise UserError(f"{path}: holds no state dict (names with tensors){held}; save model.state_dict()")
     return _plain_names(tensors, path)
 
 
@@ -112,7 +111,7 @@ def _plain_names(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torc
     """The names that the model itself has; what was trained beside it, e.g. a loss with weights, is left out."""
     while present := [prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in tensors)]:
         if len(present) > 1:
-            raise PseudoLabelError(
+            raise UserError(
                 f"{path}: holds several models ({', '.join(present)}); save the state dict of the one you want"
             )
         tensors = {name.removeprefix(present[0]): each for name, each in tensors.items() if name.startswith(present[0])}

@@ -13,9 +13,8 @@ from urllib.error import HTTPError, URLError
 
 from tqdm import tqdm
 
-from dataset_conversion.errors import explain
+from dataset_conversion.errors import UserError, explain
 from dataset_conversion.files import sha256_of, sync
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weights.table import WeightFile
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ def fetch(weight: WeightFile, folder: Path, *, progress: bool = True) -> Path:
         Where the file is; a file that is there and whole is left alone.
 
     Raises:
-        PseudoLabelError: no network, wrong size or SHA-256, or a folder that cannot be written.
+        UserError: no network, wrong size or SHA-256, or a folder that cannot be written.
     """
     target = folder / weight.file_name
     part = folder / f"{weight.file_name}.part"
@@ -52,7 +51,7 @@ def fetch(weight: WeightFile, folder: Path, *, progress: bool = True) -> Path:
         found = sha256_of(part)
         if found != weight.sha256:
             part.unlink()
-            raise PseudoLabelError(
+            raise UserError(
                 f"{weight.url}: what came has SHA-256 {found[:12]}..., not {weight.sha256[:12]}..., and was removed; "
                 f"try again, or {by_hand}"
             )
@@ -60,14 +59,14 @@ def fetch(weight: WeightFile, folder: Path, *, progress: bool = True) -> Path:
         os.replace(part, target)
         sync(folder)
     except HTTPError as error:
-        raise PseudoLabelError(f"{weight.url}: the server answers {error.code} {error.reason}; {by_hand}") from error
+        raise UserError(f"{weight.url}: the server answers {error.code} {error.reason}; {by_hand}") from error
     except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         kept = f"the {size_of(part)} bytes that came are kept, run the same command to go on"
         again = kept if size_of(part) else "try again"
-        raise PseudoLabelError(f"{weight.url}: no connection ({reason}); {again}, or {by_hand}") from error
+        raise UserError(f"{weight.url}: no connection ({reason}); {again}, or {by_hand}") from error
     except OSError as error:
-        raise PseudoLabelError(f"{explain(error, target)}, or set CLISC_WEIGHTS to another folder") from error
+        raise UserError(f"{explain(error, target)}, or set CLISC_WEIGHTS to another folder") from error
     logger.info("%s: downloaded and verified", target)
     return target
 
@@ -96,7 +95,7 @@ def _transfer(weight: WeightFile, part: Path, by_hand: str, progress: bool) -> N
         if announced.isdigit() and start + int(announced) != weight.size:
             if start:
                 part.unlink()
-            raise PseudoLabelError(
+            raise UserError(
                 f"{weight.url}: the server offers {start + int(announced)} bytes instead of {weight.size}; {by_hand}"
             )
         _receive(response, weight, part, start, by_hand, progress)
@@ -111,9 +110,9 @@ def _receive(response: Any, weight: WeightFile, part: Path, start: int, by_hand:
             bar.update(len(block))
     if size > weight.size:
         part.unlink()
-        raise PseudoLabelError(f"{weight.url}: sends more than the {weight.size} bytes expected; {by_hand}")
+        raise UserError(f"{weight.url}: sends more than the {weight.size} bytes expected; {by_hand}")
     if size < weight.size:
-        raise PseudoLabelError(
+        raise UserError(
             f"{weight.url}: the connection broke after {size} of {weight.size} bytes, which are kept; "
             f"run the same command to go on, or {by_hand}"
         )

@@ -13,9 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from dataset_conversion.errors import explain
+from dataset_conversion.errors import UserError, explain
 from dataset_conversion.files import sha256_of
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weights.downloads import fetch, size_of
 from pseudo_labeling.weights.table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 
@@ -93,13 +92,13 @@ def download(names: Sequence[str], folder: Path | None = None, *, progress: bool
         Where the files are.
 
     Raises:
-        PseudoLabelError: unknown name, no network, wrong size or SHA-256, or a folder that cannot be written.
+        UserError: unknown name, no network, wrong size or SHA-256, or a folder that cannot be written.
     """
     groups = {"paper": list(PAPER.values()), "all": list(BY_NAME)}
     wanted = list(dict.fromkeys(member for name in names for member in groups.get(name, [name])))
     unknown = [name for name in wanted if name not in BY_NAME]
     if unknown:
-        raise PseudoLabelError(f"weights: no file is called '{unknown[0]}'; known: {', '.join([*groups, *BY_NAME])}")
+        raise UserError(f"weights: no file is called '{unknown[0]}'; known: {', '.join([*groups, *BY_NAME])}")
     return [fetch(BY_NAME[name], folder or cache_dir(), progress=progress) for name in wanted]
 
 
@@ -118,7 +117,7 @@ def identify(role: Role, spec: str) -> WeightRecord:
     """Name and SHA-256 of the file a weights setting means, without opening it as a model.
 
     Raises:
-        PseudoLabelError: as for `locate`.
+        UserError: as for `locate`.
     """
     return WeightRecord(spec, "none", "") if spec == "none" else locate(role, spec)[1]
 
@@ -131,7 +130,7 @@ def locate(role: Role, spec: str) -> tuple[Path, WeightRecord]:
         spec: `embedded`, `paper`, a name of `WEIGHTS`, or the path of a file.
 
     Raises:
-        PseudoLabelError: no such file, or a known file with another SHA-256 than the published one.
+        UserError: no such file, or a known file with another SHA-256 than the published one.
     """
     expected: str | None
     if spec == "embedded":
@@ -141,7 +140,7 @@ def locate(role: Role, spec: str) -> tuple[Path, WeightRecord]:
         weight = _published(role, spec)
         path, name, expected = cache_dir() / weight.file_name, weight.title, weight.sha256
         if not path.is_file():
-            raise PseudoLabelError(
+            raise UserError(
                 f"{path}: {name} is not there; run `nnUNetv2_clisc weights download {spec}`, or use --weights embedded"
             )
     else:
@@ -151,15 +150,15 @@ def locate(role: Role, spec: str) -> tuple[Path, WeightRecord]:
     if not path.is_file():
         what = "a folder, not a weight file" if path.is_dir() else "no such weight file"
         known_names = ", ".join(weight.name for weight in WEIGHTS if weight.role == role)
-        raise PseudoLabelError(f"{path}: {what}; give a file, 'embedded', 'paper' or a known name ({known_names})")
+        raise UserError(f"{path}: {what}; give a file, 'embedded', 'paper' or a known name ({known_names})")
     try:
         facts = path.stat()
         found = _remembered_sha256(path, facts.st_size, facts.st_mtime_ns)
     except OSError as error:
-        raise PseudoLabelError(explain(error, path)) from error
+        raise UserError(explain(error, path)) from error
     if expected is not None and found != expected:
         cure = "reinstall the package" if spec == "embedded" else "get it again, or rename it if it is your own model"
-        raise PseudoLabelError(f"{path}: SHA-256 is {found[:12]}..., but that of {name} is {expected[:12]}...; {cure}")
+        raise UserError(f"{path}: SHA-256 is {found[:12]}..., but that of {name} is {expected[:12]}...; {cure}")
     return path, WeightRecord(spec, name, found)
 
 
@@ -173,7 +172,7 @@ def _published(role: Role, spec: str) -> WeightFile:
     weight = BY_NAME[PAPER[role] if spec == "paper" else spec]
     if weight.role != role:
         fitting = ", ".join(weight.name for weight in WEIGHTS if weight.role == role)
-        raise PseudoLabelError(f"weights '{spec}': {weight.title} is no {role}; names that fit: {fitting}")
+        raise UserError(f"weights '{spec}': {weight.title} is no {role}; names that fit: {fitting}")
     return weight
 
 
@@ -183,11 +182,9 @@ def _embedded(role: Role) -> WeightFile:
     try:
         table: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PseudoLabelError(
-            f"{path}: table of the embedded weights cannot be read; reinstall the package"
-        ) from error
+        raise UserError(f"{path}: table of the embedded weights cannot be read; reinstall the package") from error
     if role not in table:
-        raise PseudoLabelError(f"weights 'embedded': the package carries none for {role}; use 'paper' or a file")
+        raise UserError(f"weights 'embedded': the package carries none for {role}; use 'paper' or a file")
     file_name, sha256 = str(table[role]["file"]), str(table[role]["sha256"])
     return WeightFile(
         f"embedded_{role}", role, f"embedded {role}", file_name, "", size_of(EMBEDDED_DIR / file_name), sha256

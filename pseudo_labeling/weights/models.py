@@ -19,13 +19,13 @@ from PIL import Image
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling.embedded.models import (
     build_embedded_clip,
     build_embedded_sam,
     embedded_clip_preprocess,
     embedded_clip_tokenizer,
 )
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weights.checkpoints import read_state_dict
 from pseudo_labeling.weights.files import locate
 
@@ -76,7 +76,7 @@ def load_clip(spec: str, device: torch.device | str = "cpu") -> ClipBundle:
         device: where the model goes.
 
     Raises:
-        PseudoLabelError: file missing, damaged, of another model, or holding pickled code.
+        UserError: file missing, damaged, of another model, or holding pickled code.
     """
     path, record = locate("clip", spec)
     state = read_state_dict(path)
@@ -104,7 +104,7 @@ def load_sam(spec: str, device: torch.device | str = "cpu") -> SamBundle:
         device: where the model goes.
 
     Raises:
-        PseudoLabelError: file missing, damaged, of another model, or holding pickled code.
+        UserError: file missing, damaged, of another model, or holding pickled code.
     """
     path, record = locate("sam", spec)
     state = read_state_dict(path)
@@ -134,7 +134,7 @@ def load_resnet50_state(spec: str) -> dict[str, torch.Tensor] | None:
         State dict of torchvision's ResNet50 with its head of 1000 classes, or None.
 
     Raises:
-        PseudoLabelError: file missing, damaged, of another model, or holding pickled code.
+        UserError: file missing, damaged, of another model, or holding pickled code.
     """
     if spec in ("none", "embedded"):
         return None
@@ -159,11 +159,9 @@ def _openai_clip(state: Mapping[str, torch.Tensor], path: Path) -> open_clip.CLI
         model.load_state_dict(state, strict=False)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         detail = " ".join(str(error).split())[:160]
-        raise PseudoLabelError(
-            f"{path}: not the weights of an OpenAI CLIP ViT ({detail}); give another file"
-        ) from error
+        raise UserError(f"{path}: not the weights of an OpenAI CLIP ViT ({detail}); give another file") from error
     if model.vocab_size != OPENAI_VOCABULARY:
-        raise PseudoLabelError(f"{path}: a CLIP with {model.vocab_size} tokens; only OpenAI's vocabulary is known")
+        raise UserError(f"{path}: a CLIP with {model.vocab_size} tokens; only OpenAI's vocabulary is known")
     return model
 
 
@@ -182,7 +180,7 @@ def _check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise where a weight is NaN or infinite: every mask would be empty, and nothing would say why."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise PseudoLabelError(f"{path}: {name} holds NaN or infinity; the file is damaged, get it again")
+            raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged, get it again")
 
 
 def _compare(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path, title: str) -> None:
@@ -201,4 +199,4 @@ def _compare(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
         if names
     ]
     if faults:
-        raise PseudoLabelError(f"{path}: not the weights of a {title}: {', '.join(faults)}; give another file")
+        raise UserError(f"{path}: not the weights of a {title}: {', '.join(faults)}; give another file")

@@ -42,7 +42,7 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
     """Names and tensors of the module in an archive, on the CPU.
 
     Raises:
-        PseudoLabelError: the archive names something that such an archive does not need.
+        UserError: the archive names something that such an archive does not need.
     """
     with zipfile.ZipFile(path) as archive:
         root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")

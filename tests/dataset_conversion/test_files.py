@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.sources.folder import convert_folder
 from pseudo_labeling.slices import read_scan, write_mask
 from tests.conftest import Run
@@ -63,7 +63,7 @@ def test_convert_leaves_nothing_where_a_scan_cannot_be_written(
 ) -> None:
     nnunet = unmade_nnunet_folders(tmp_path, monkeypatch)
     images = scans(tmp_path / "images", ending)
-    with files_of_at_most(30_000), pytest.raises(ConversionError) as caught:
+    with files_of_at_most(30_000), pytest.raises(UserError) as caught:
         convert_folder(images, dataset_id=1, name="A")
     message = str(caught.value)
     assert str(nnunet / "raw/Dataset001_A/imagesTr/c") in message
@@ -108,7 +108,7 @@ def test_a_mask_that_cannot_be_written_leaves_the_old_one(
     before = tree(folder)
     noise = np.random.default_rng(0).random(scan.square_shape) > 0.5
     limit = 2_000 if how == "limit" else 1 << 40
-    with files_of_at_most(limit), pytest.raises(ConversionError, match=r"[MG]B free") as caught:
+    with files_of_at_most(limit), pytest.raises(UserError, match=r"[MG]B free") as caught:
         write_mask(scan, noise, folder / "a.nii.gz")
     assert str(caught.value).startswith(f"{folder / 'a.nii.gz'}: ")
     assert tree(folder) == before

@@ -9,6 +9,7 @@ import torch
 from pytorch_grad_cam import LayerCAM as OracleLayerCam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling import precision
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import (
@@ -18,7 +19,6 @@ from pseudo_labeling.classifier import (
     classifier_input,
     classifier_slices,
 )
-from pseudo_labeling.errors import PseudoLabelError
 
 SIZE = 96
 
@@ -98,7 +98,7 @@ def test_hooks_are_gone_afterwards(classifier: SliceClassifier, inputs: torch.Te
 
 
 def test_unknown_layer_is_named(classifier: SliceClassifier) -> None:
-    with pytest.raises(PseudoLabelError, match="layer9"):
+    with pytest.raises(UserError, match="layer9"):
         LayerCam(classifier, ["layer9"])
 
 

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling.classifier import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -22,7 +23,6 @@ from pseudo_labeling.classifier import (
     held_out_cases,
     train_classifier,
 )
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.run import classifier_files as training_files
 from pseudo_labeling.run.classifier_files import load_state, saved_now_and_then, write_npz
 from pseudo_labeling.settings import ClassifierSettings
@@ -160,7 +160,7 @@ def test_a_loss_that_is_no_number_is_beaten_by_any_other(monkeypatch: pytest.Mon
 
 
 def test_a_training_that_diverges_is_named() -> None:
-    with pytest.raises(PseudoLabelError, match=r"diverged.*settings\.classifier\.learning_rate \(now 1e\+30\)"):
+    with pytest.raises(UserError, match=r"diverged.*settings\.classifier\.learning_rate \(now 1e\+30\)"):
         train(replace(SMALL, learning_rate=1e30, patience=2))
 
 
@@ -183,7 +183,7 @@ def test_resnet50_starts_from_imagenet_weights() -> None:
 
 @pytest.mark.parametrize(("name", "says"), [("resnet1e9", "neither"), ("vit_b_16", "no ResNet"), ("clip", "no ResNet")])
 def test_unfit_backbone_is_named(name: str, says: str) -> None:
-    with pytest.raises(PseudoLabelError, match=says):
+    with pytest.raises(UserError, match=says):
         build_classifier(ClassifierSettings(backbone=name), None, None, seed=0)
 
 

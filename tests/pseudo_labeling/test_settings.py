@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import resolve_settings
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.settings import PRESETS, Settings
 from tests.helpers.paths import PROJECT
@@ -70,7 +69,7 @@ def test_changes_go_over_file_over_preset(tmp_path: Path) -> None:
     ],
 )
 def test_bad_change_is_one_line(change: str, says: str) -> None:
-    with pytest.raises((ClisError, PseudoLabelError), match=says) as caught:
+    with pytest.raises((UserError), match=says) as caught:
         resolve_settings("paper", None, [change], 0)
     assert "\n" not in str(caught.value)
 
@@ -78,7 +77,7 @@ def test_bad_change_is_one_line(change: str, says: str) -> None:
 def test_bad_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     path.write_text("{")
-    with pytest.raises(ClisError, match=r"s\.json"):
+    with pytest.raises(UserError, match=r"s\.json"):
         resolve_settings("paper", path, [], 0)
 
 
@@ -86,7 +85,7 @@ def test_bad_file_is_named(tmp_path: Path) -> None:
 def test_a_file_without_names_is_one_line(content: str, tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     path.write_text(content)
-    with pytest.raises(PseudoLabelError, match=r"--settings .*s\.json: settings: a .* is not allowed") as caught:
+    with pytest.raises(UserError, match=r"--settings .*s\.json: settings: a .* is not allowed") as caught:
         resolve_settings("paper", path, [], 0)
     assert "\n" not in str(caught.value)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling import precision
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import SliceLabelSettings
 from pseudo_labeling.slice_labels import (
     encode_prompts,
@@ -121,12 +121,12 @@ def test_user_table_is_read(tmp_path: Path) -> None:
 )
 def test_bad_user_table_is_one_line(tmp_path: Path, text: str, says: str) -> None:
     path = write(tmp_path / "l.csv", text)
-    with pytest.raises(PseudoLabelError, match=says) as caught:
+    with pytest.raises(UserError, match=says) as caught:
         read_image_labels(path, {"a": 2})
     assert "l.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_user_table_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(PseudoLabelError, match=r"none\.csv"):
+    with pytest.raises(UserError, match=r"none\.csv"):
         read_image_labels(tmp_path / "none.csv", {"a": 2})

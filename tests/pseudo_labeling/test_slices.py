@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling import slices
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.slices import (
     axial_slices,
     fits_beside_another,
@@ -92,7 +92,7 @@ def test_windowing_keeps_order_within_the_window(head: np.ndarray) -> None:
 def test_bad_scan_is_named(tmp_path: Path, make, says: str) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "bad.nii.gz"
     make(path)
-    with pytest.raises(PseudoLabelError, match=says) as caught:
+    with pytest.raises(UserError, match=says) as caught:
         read_scan(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -103,14 +103,14 @@ def test_scan_with_nan_or_infinity_is_named(tmp_path: Path, head: np.ndarray, va
     path = tmp_path / "bad.mha"  # ITK's NIfTI reader turns NaN into 0 by itself
     head[0, 0, 0] = value
     sitk.WriteImage(sitk.GetImageFromArray(head), str(path))
-    with pytest.raises(PseudoLabelError, match=r"bad\.mha: has NaN or infinite"):
+    with pytest.raises(UserError, match=r"bad\.mha: has NaN or infinite"):
         read_scan(path)
 
 
 def test_truncated_scan_is_named(tmp_path: Path, head: np.ndarray) -> None:
     path = write_scan(tmp_path / "cut.nii.gz", head)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(PseudoLabelError, match=r"cut\.nii\.gz"):
+    with pytest.raises(UserError, match=r"cut\.nii\.gz"):
         read_scan(path)
 
 

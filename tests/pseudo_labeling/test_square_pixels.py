@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training.s3f import Agreement, decide
 from pseudo_labeling.embedded.phantoms import phantom_volume
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.sam.segmenter import SamSegmenter
@@ -98,7 +98,7 @@ def test_slices_are_linear_between_pixels(tmp_path: Path) -> None:
 def test_pixels_that_cannot_be_right_are_refused_by_name(tmp_path: Path) -> None:
     volume = np.random.default_rng(2).normal(100, 20, (3, 20, 30)).astype(np.float32)
     path = write(tmp_path / "scan.nii.gz", volume, spacing=(40.0, 1.0, 5.0))
-    with pytest.raises(PseudoLabelError, match=r"scan\.nii\.gz: pixels of 40 x 1 mm .* correct the header") as caught:
+    with pytest.raises(UserError, match=r"scan\.nii\.gz: pixels of 40 x 1 mm .* correct the header") as caught:
         read_slices(path)
     assert "\n" not in str(caught.value)
 

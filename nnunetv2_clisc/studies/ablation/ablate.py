@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import list_volumes
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.running.labelling import nnunet_device, raw_dataset, usable_device
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
 from nnunetv2_clisc.studies.ablation.files import Result, write_ablation
@@ -50,16 +50,16 @@ def ablate(
         The tables as Markdown.
 
     Raises:
-        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     runs = chosen_runs(only)
     dataset = raw_dataset(dataset_id)
     images, gt = images or dataset / "imagesTs", gt or dataset / "labelsTs"
     if output.exists() and not output.is_dir():
-        raise ClisError(f"-o {output}: is a file; name a folder")
+        raise UserError(f"-o {output}: is a file; name a folder")
     scans, masks = list_volumes(images), mask_files(gt)
     if missing := sorted(scans.keys() - masks.keys()):
-        raise ClisError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")
+        raise UserError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")
     trains = any(run.trains_network for run in runs)
     where = nnunet_device(device) if trains else usable_device(device)
     labels = LabelRuns(dataset, images, output, where)

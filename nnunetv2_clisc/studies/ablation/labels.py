@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, write_json
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.run.finished_run import FirstPass, Which
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
@@ -54,7 +54,7 @@ class LabelRuns:
             _derive(source, target)
         entry = read_json(self.dataset / "dataset.json")["clisc"]
         if "classifier" not in entry["weights"]:  # not to be guessed
-            raise ClisError(
+            raise UserError(
                 f"{self.dataset / 'dataset.json'}: does not say what the classifier began with; run "
                 f"`nnUNetv2_clisc pseudo_label -d {self.dataset.name[7:10]} --stage finish` once more, with the same "
                 "settings"
@@ -107,7 +107,7 @@ class LabelRuns:
         """The raw classifier is the same for every α."""
         own = self.settings.amda.alpha
         if alpha == 0 and own == 0 and seed > 0:
-            raise ClisError("--seeds: the dataset has amda.alpha = 0; label it with AMDA to repeat its classifiers")
+            raise UserError("--seeds: the dataset has amda.alpha = 0; label it with AMDA to repeat its classifiers")
         files = Workspace(self.labelled(alpha or own, seed)) if (alpha or own) > 0 else Workspace(self.dataset)
         return FirstPass(files, self.device, self.first.networks)
 

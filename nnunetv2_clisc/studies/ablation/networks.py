@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, sha256_of, write_json
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.studies.ablation.labels import SEED_STEP
 from nnunetv2_clisc.training.fold import FoldFolder, State, set_aside
 from nnunetv2_clisc.training.rounds import SelfTraining
@@ -50,7 +50,7 @@ class NetworkRuns:
         device: for nnU-Net.
 
     Raises:
-        ClisError: nnU-Net's folders are not set, or the trainer has no self-training.
+        UserError: nnU-Net's folders are not set, or the trainer has no self-training.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class NetworkRuns:
     ) -> None:
         for name in ("nnUNet_preprocessed", "nnUNet_results"):
             if not os.environ.get(name):
-                raise ClisError(f"{name}: the environment variable is not set; point it at nnU-Net's folder")
+                raise UserError(f"{name}: the environment variable is not set; point it at nnU-Net's folder")
         self.dataset, self.output = dataset, output
         self.trainer, self.plans, self.fold, self.device = trainer, plans, fold, device
         self.preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset.name)
         for needed in (f"{plans}.json", "dataset.json", f"{plans}_{CONFIGURATION}"):
             if not (self.preprocessed / needed).exists():
-                raise ClisError(
+                raise UserError(
                     f"{self.preprocessed / needed}: not there; run nnUNetv2_plan_and_preprocess (-p names plans)"
                 )
         self.images = _linked(cases, output / "images")
@@ -149,7 +149,7 @@ class NetworkRuns:
         cases = sorted(path.stem for path in full.fold.finished_cases.glob("*.json"))
         found = [agreement for case in cases if (agreement := load_agreement(full.fold.finished_cases, case))]
         if any(agreement.similarity is None for agreement in found) or not found:
-            raise ClisError(f"-tr {self.trainer}: leaves no similarities; name a trainer with S3F, e.g. CLISCTrainer")
+            raise UserError(f"-tr {self.trainer}: leaves no similarities; name a trainer with S3F, e.g. CLISCTrainer")
         return found
 
     def _trained(self, results: Path) -> Trained:
@@ -168,7 +168,7 @@ class NetworkRuns:
         with self._environment(results, seed):
             done = subprocess.run([str(program), *command[1:]], stdout=sys.stderr)
         if done.returncode != 0:
-            raise ClisError(f"{command[0]}: ended with code {done.returncode}; its own message is above")
+            raise UserError(f"{command[0]}: ended with code {done.returncode}; its own message is above")
 
     def _origin(self, seed: int) -> str:
         """What a training with these data is begun with, as its trainer says."""
@@ -178,9 +178,9 @@ class NetworkRuns:
                     self.dataset.name, CONFIGURATION, self.fold, self.trainer, self.plans, False, torch.device("cpu")
                 )
             except RuntimeError as error:
-                raise ClisError(f"-tr {self.trainer}: {' '.join(str(error).split())[:200]}") from error
+                raise UserError(f"-tr {self.trainer}: {' '.join(str(error).split())[:200]}") from error
             if not isinstance(trainer, SelfTraining) or trainer.rounds != 2 or not trainer.use_s3f:
-                raise ClisError(
+                raise UserError(
                     f"-tr {self.trainer}: has not both rounds and S3F; name one that has, e.g. CLISCTrainer"
                 )
             return trainer.origin()
@@ -226,7 +226,7 @@ def branch(source: FoldFolder, target: FoldFolder, decisions: Sequence[Decision]
     """
     state = source.read_state()
     if state is None or state.stage not in ("round_2", "done"):
-        raise ClisError(f"{source.path}: has not been through S3F; finish this training first")
+        raise UserError(f"{source.path}: has not been through S3F; finish this training first")
     target.path.mkdir(parents=True, exist_ok=True)
     target.make_room()
     target.final(1).parent.mkdir(parents=True)
@@ -253,7 +253,7 @@ def _linked(cases: dict[str, Path], folder: Path) -> Path:
             path.unlink()
     for name, path in wanted.items():
         if not path.name.lower().endswith(ENDING):
-            raise ClisError(f"--images {path}: nnU-Net needs {ENDING} here; convert the scans first")
+            raise UserError(f"--images {path}: nnU-Net needs {ENDING} here; convert the scans first")
         link = folder / name
         if not link.is_symlink() or link.resolve() != path.resolve():
             link.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 
 Stage = Literal["roi", "mask", "round_1", "round_2"]
 ALPHAS = (0, 10, 20, 30)  # paper Fig. 3 (a), per cent of the ROI
@@ -71,12 +71,12 @@ def chosen_runs(only: Sequence[str]) -> list[Run]:
         only: names, beginnings of names up to a hyphen, or groups.
 
     Raises:
-        ClisError: a name that fits no run.
+        UserError: a name that fits no run.
     """
     for name in only:
         if not any(_fits(run, name) for run in RUNS):
             known = ", ".join(["table2", "alpha", "beta", *(run.name for run in RUNS)])
-            raise ClisError(f"--only {name}: no such run; known: {known}")
+            raise UserError(f"--only {name}: no such run; known: {known}")
     return [run for run in RUNS if not only or any(_fits(run, name) for name in only)]
 
 

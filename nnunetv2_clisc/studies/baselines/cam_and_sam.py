@@ -31,7 +31,7 @@ def cam_baseline(
         The masks, one a case.
 
     Raises:
-        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     first_pass = FirstPass(Workspace(raw_dataset(dataset_id)), usable_device(device))
     folder = BaselineFolder(f"cam {which}", images, output)
@@ -65,7 +65,7 @@ def pseudo_label_baseline(
         The masks, one a case.
 
     Raises:
-        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     first_pass = FirstPass(Workspace(raw_dataset(dataset_id)), usable_device(device))
     if prompts is not None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json
 from dataset_conversion.scans.volumes import list_volumes, volume_extension
-from nnunetv2_clisc.errors import ClisError
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.run.workspace import ENDING, Workspace, key_of
 from pseudo_labeling.slices import Scan, read_scan, write_mask
@@ -31,17 +31,17 @@ class BaselineFolder:
         output: folder to write.
 
     Raises:
-        ClisError: the output is the input, or holds masks of something else.
-        ConversionError: the scans cannot be listed.
+        UserError: the output is the input, or holds masks of something else.
+        UserError: the scans cannot be listed.
     """
 
     def __init__(self, name: str, images: Path, output: Path) -> None:
         self.name, self.output = name, output
         self.scans = list_volumes(images)
         if output.exists() and not output.is_dir():
-            raise ClisError(f"-o {output}: is a file; name a folder")
+            raise UserError(f"-o {output}: is a file; name a folder")
         if output.resolve() == images.resolve():
-            raise ClisError(f"-o {output}: is the folder of --images; name another")
+            raise UserError(f"-o {output}: is the folder of --images; name another")
         self.files = Workspace(output)
         self._marker = self.files.root / "baseline.json"
         self._check_ours()
@@ -57,7 +57,7 @@ class BaselineFolder:
             The masks, one a case.
 
         Raises:
-            PseudoLabelError: cases failed; the others are done.
+            UserError: cases failed; the others are done.
         """
         summary = self.output / "baseline.json"
         remove_partial(self.output)  # of a run that was killed
@@ -93,8 +93,8 @@ class BaselineFolder:
         if self._marker.is_file():
             found = read_json(self._marker).get("baseline")
             if found != self.name:
-                raise ClisError(f"-o {self.output}: holds masks of the baseline '{found}'; name another folder")
+                raise UserError(f"-o {self.output}: holds masks of the baseline '{found}'; name another folder")
         elif self.output.is_dir():
             strangers = sorted(p.name for p in self.output.iterdir() if volume_extension(p) is not None)
             if strangers:
-                raise ClisError(f"-o {self.output / strangers[0]}: not made by this command; name another folder")
+                raise UserError(f"-o {self.output / strangers[0]}: not made by this command; name another folder")

@@ -31,7 +31,7 @@ def classical_baseline(images: Path, output: Path, *, classes: int = CLASSES) ->
         The masks, one a case.
 
     Raises:
-        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
 
     def segment(case: str, scan: Scan) -> np.ndarray:
@@ -63,7 +63,7 @@ def salip_baseline(
         The masks, one a case.
 
     Raises:
-        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line.
+        UserError: whatever the user can mend, in one line.
     """
     specs = resolve_weights(weights, clip_weights, sam_weights, "none")
     where = usable_device(device)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import remove_partial, write_json
 from dataset_conversion.scans.volumes import list_volumes, read_volume, volume_extension
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.running.labelling import usable_device
 from nnunetv2_clisc.scoring.masks import image_of, read_mask, turned_to
 from pseudo_labeling.prompts import prompts_from_roi
@@ -55,12 +55,12 @@ def sam_prompted(
         The files written, one a case.
 
     Raises:
-        ClisError, ConversionError, PseudoLabelError: whatever the user can mend, in one line; of cases that fail only
+        UserError: whatever the user can mend, in one line; of cases that fail only
             after the others are done.
     """
     scans, masks = list_volumes(images), list_volumes(prompts_from)
     if unknown := sorted(masks.keys() - scans.keys()):
-        raise ClisError(
+        raise UserError(
             f"--prompts-from {masks[unknown[0]]}: {images} has no scan of that name; give masks of its scans"
         )
     _check_output(output, (images, prompts_from))
@@ -95,10 +95,10 @@ def sam_prompted(
 def _check_output(output: Path, inputs: tuple[Path, ...]) -> None:
     """Never write into an input, or over masks of somebody else."""
     if output.exists() and not output.is_dir():
-        raise ClisError(f"-o {output}: is a file; name a folder")
+        raise UserError(f"-o {output}: is a file; name a folder")
     if output.exists() and output.resolve() in [folder.resolve() for folder in inputs]:
-        raise ClisError(f"-o {output}: is one of the input folders; name another")
+        raise UserError(f"-o {output}: is one of the input folders; name another")
     if output.is_dir() and not (output / SUMMARY).is_file():
         strangers = sorted(path.name for path in output.iterdir() if volume_extension(path) is not None)
         if strangers:
-            raise ClisError(f"-o {output / strangers[0]}: not made by this command; name another folder")
+            raise UserError(f"-o {output / strangers[0]}: not made by this command; name another folder")

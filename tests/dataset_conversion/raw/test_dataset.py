@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw.dataset import CaseSource, write_dataset
 from dataset_conversion.raw.splits import Split, draw_split, read_split
 from dataset_conversion.raw.target import prepare_target
@@ -44,38 +44,38 @@ class TestTarget:
     def test_unset_variable_is_named(self, nnunet: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
         for clear in (lambda: monkeypatch.setenv(variable, ""), lambda: monkeypatch.delenv(variable)):
             clear()
-            with pytest.raises(ConversionError, match=f"^{variable} is not set"):
+            with pytest.raises(UserError, match=f"^{variable} is not set"):
                 prepare_target(1, "A")
 
     @pytest.mark.parametrize("place", ["raw", "pre", "results"])
     def test_id_taken_anywhere_raises(self, nnunet: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
         monkeypatch.setenv("nnUNet_results", str(nnunet / "results"))
         (nnunet / place / "Dataset007_Other").mkdir(parents=True)
-        with pytest.raises(ConversionError, match=r"-d 7: taken by .*Dataset007_Other"):
+        with pytest.raises(UserError, match=r"-d 7: taken by .*Dataset007_Other"):
             prepare_target(7, "A")
-        with pytest.raises(ConversionError, match="--fullsup-d 7: taken"):
+        with pytest.raises(UserError, match="--fullsup-d 7: taken"):
             prepare_target(8, "A", 7)
         assert prepare_target(8, "A", 70).fullsup == "Dataset070_A_fullsup"
 
     @pytest.mark.parametrize("number", [0, -1, 1000])
     def test_id_out_of_range_raises(self, nnunet: Path, number: int) -> None:
-        with pytest.raises(ConversionError, match="1 to 999"):
+        with pytest.raises(UserError, match="1 to 999"):
             prepare_target(number, "A")
-        with pytest.raises(ConversionError, match="--fullsup-d"):
+        with pytest.raises(UserError, match="--fullsup-d"):
             prepare_target(1, "A", number)
 
     def test_same_id_twice_raises(self, nnunet: Path) -> None:
-        with pytest.raises(ConversionError, match="same id"):
+        with pytest.raises(UserError, match="same id"):
             prepare_target(5, "A", 5)
 
     @pytest.mark.parametrize("name", ["", "../A", "a/b", ".a", "a b", "a\n", "-a", "ä", "a" * 101])
     def test_bad_name_raises(self, nnunet: Path, name: str) -> None:
-        with pytest.raises(ConversionError, match="dataset name"):
+        with pytest.raises(UserError, match="dataset name"):
             prepare_target(1, name)
 
     def test_one_folder_for_both_raises(self, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("nnUNet_preprocessed", str(nnunet / "raw"))
-        with pytest.raises(ConversionError, match="same folder"):
+        with pytest.raises(UserError, match="same folder"):
             prepare_target(1, "A")
 
     @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
@@ -85,7 +85,7 @@ class TestTarget:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv(variable, value)
-        with pytest.raises(ConversionError, match=rf"^{variable}=.*the shell has not replaced.*\$HOME"):
+        with pytest.raises(UserError, match=rf"^{variable}=.*the shell has not replaced.*\$HOME"):
             prepare_target(1, "A")
         if variable == "nnUNet_raw":
             with pytest.raises(ValueError, match=r"^nnUNet_raw=.*the shell has not replaced"):
@@ -94,7 +94,7 @@ class TestTarget:
 
     def test_variable_naming_a_file_raises(self, nnunet: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("nnUNet_raw", str(write(tmp_path / "x.nrrd", voxels())))
-        with pytest.raises(ConversionError, match="not a folder"):
+        with pytest.raises(UserError, match="not a folder"):
             prepare_target(1, "A")
 
 
@@ -112,7 +112,7 @@ class TestTwoAtOnce:
 
         def meanwhile(path: Path) -> sitk.Image:
             if not taken:
-                with pytest.raises(ConversionError, match="another conversion is writing it") as caught:
+                with pytest.raises(UserError, match="another conversion is writing it") as caught:
                     write_dataset(targets[1], sources(tmp_path / "other"), SPLIT, source="test")
                 taken.append(str(caught.value))
             return read_volume(path)
@@ -128,7 +128,7 @@ class TestTwoAtOnce:
         targets = prepare_target(1, "A"), prepare_target(1, "B")
         write_dataset(targets[0], cases, SPLIT, source="test")
         before = tree(nnunet)
-        with pytest.raises(ConversionError, match=r"-d 1: taken by .*Dataset001_A"):
+        with pytest.raises(UserError, match=r"-d 1: taken by .*Dataset001_A"):
             write_dataset(targets[1], cases, SPLIT, source="test")
         assert tree(nnunet) == before
         assert [*nnunet.glob("*/.*")] == []
@@ -150,7 +150,7 @@ class TestWrite:
         cases = sources(tmp_path / "in")
         write(tmp_path / "in" / "c_m.nrrd", cube()[:, :, :-1])
         before = tree(tmp_path / "in")
-        with pytest.raises(ConversionError, match=r"c_m\.nrrd: shape"):
+        with pytest.raises(UserError, match=r"c_m\.nrrd: shape"):
             write_dataset(prepare_target(1, "A", 2), cases, SPLIT, source="test")
         assert [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
         assert tree(tmp_path / "in") == before
@@ -181,7 +181,7 @@ class TestWrite:
             rename(source, final)
 
         monkeypatch.setattr(os, "replace", late)
-        with pytest.raises(ConversionError, match="nothing was written"):
+        with pytest.raises(UserError, match="nothing was written"):
             write_dataset(target, sources(tmp_path / "in"), SPLIT, source="test")
         assert [file for file in nnunet.rglob("*") if file.is_file()] == [foreign]
         assert [*nnunet.glob("*/Dataset001*"), *nnunet.glob("*/.*")] == []
@@ -231,7 +231,7 @@ class TestVolumes:
         read_volume(path)
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * keep)])
-        with pytest.raises(ConversionError, match=rf"a\.{ending}: ") as caught:
+        with pytest.raises(UserError, match=rf"a\.{ending}: ") as caught:
             read_volume(path)
         assert "\n" not in str(caught.value)
 
@@ -240,14 +240,14 @@ class TestVolumes:
         damaged = bytearray(path.read_bytes())
         damaged[len(damaged) // 2] ^= 0x10
         path.write_bytes(damaged)
-        with pytest.raises(ConversionError, match="truncated or damaged"):
+        with pytest.raises(UserError, match="truncated or damaged"):
             read_volume(path)
 
     @pytest.mark.parametrize("ending", ["nii", "nii.gz", "mha", "nrrd"])
     def test_text_is_not_an_image(self, tmp_path: Path, ending: str) -> None:
         path = tmp_path / f"a.{ending}"
         path.write_text("no image\n" * 100)
-        with pytest.raises(ConversionError, match=rf"a\.{ending}: "):
+        with pytest.raises(UserError, match=rf"a\.{ending}: "):
             read_volume(path)
 
     @pytest.mark.parametrize("ending", ["nii.gz", "mha", "nrrd"])
@@ -264,7 +264,7 @@ class TestVolumes:
     def test_other_than_3d_scalar_raises(self, tmp_path: Path, ending: str, array: np.ndarray, vector: bool) -> None:
         path = tmp_path / f"a.{ending}"
         sitk.WriteImage(sitk.GetImageFromArray(array, isVector=vector), str(path))
-        with pytest.raises(ConversionError, match="3D volume"):
+        with pytest.raises(UserError, match="3D volume"):
             read_volume(path)
 
     def test_name_that_lies_about_compression_is_read(self, tmp_path: Path) -> None:
@@ -277,12 +277,12 @@ class TestVolumes:
         "name", ["..", ".a", "a/b", "../a", "a..b", "a\\b", "a\nb", "", " a", "a ", "-a", "a" * 201]
     )
     def test_odd_case_name_raises(self, name: str) -> None:
-        with pytest.raises(ConversionError, match="not allowed"):
+        with pytest.raises(UserError, match="not allowed"):
             check_case_name(name, Path("split.json"))
 
     @pytest.mark.parametrize("name", ["Müller", "患者1", "пациент"])
     def test_letters_of_another_script_are_told_which_ones_are_allowed(self, name: str) -> None:
-        with pytest.raises(ConversionError, match=r"not allowed; rename it with .* letters a-z and A-Z"):
+        with pytest.raises(UserError, match=r"not allowed; rename it with .* letters a-z and A-Z"):
             check_case_name(name, Path("split.json"))
 
     @pytest.mark.parametrize("name", ["TCGA_CS_4941_19960909", "sub-01_ses-2", "case 1 (b)", "1.2.3"])
@@ -314,7 +314,7 @@ class TestSplit:
         assert (len(split.train), len(split.val), split.test) == (n - val, val, ())
 
     def test_one_case_is_too_few(self) -> None:
-        with pytest.raises(ConversionError, match="too few"):
+        with pytest.raises(UserError, match="too few"):
             draw_split(["a"], seed=0)
 
     def test_missing_lists_are_empty_and_validation_is_drawn(self, tmp_path: Path) -> None:
@@ -347,12 +347,12 @@ class TestSplit:
     def test_bad_file_raises_and_is_named(self, tmp_path: Path, content: str, message: str) -> None:
         path = tmp_path / "split.json"
         path.write_bytes(content.encode("latin-1"))
-        with pytest.raises(ConversionError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             read_split(path, "abc")
         assert message == "too few" or "split.json" in str(caught.value)
 
     def test_missing_file_raises(self, tmp_path: Path) -> None:
-        with pytest.raises(ConversionError, match=r"split\.json: cannot be read"):
+        with pytest.raises(UserError, match=r"split\.json: cannot be read"):
             read_split(tmp_path / "split.json", "abc")
 
 

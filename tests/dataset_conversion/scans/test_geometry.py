@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import read_volume
 from dataset_conversion.sources.folder import convert_folder
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.slices import read_scan
 from tests.helpers.volume_files import SPACING, affine, cube, read, unmade_nnunet_folders, voxels, write, write_nifti
 
-REFUSED = (ConversionError, PseudoLabelError, ClisError)
+REFUSED = UserError
 MIRRORED = np.diag([-1.0, 1, 1, 1]) @ affine()
 # What an SPM or FSL registration leaves: the sform moved, the qform as the scanner wrote it.
 CONTRADICTIONS = {
@@ -108,7 +106,7 @@ def test_a_sheared_sform_beside_a_sound_qform_is_refused(nnunet: Path, tmp_path:
     shear[0, 1] = 0.3
     for name in "ab":
         write_nifti(tmp_path / "images" / f"{name}.nii.gz", voxels(), sform=affine() @ shear, qform=affine())
-    with pytest.raises(ConversionError, match=r"sheared.*resample"):
+    with pytest.raises(UserError, match=r"sheared.*resample"):
         convert_folder(tmp_path / "images", dataset_id=1, name="A")
     assert [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
@@ -185,7 +183,7 @@ def test_an_sform_with_voxels_of_no_head_is_not_taken(nnunet: Path, tmp_path: Pa
         write_nifti(
             tmp_path / "images" / f"{name}.nii.gz", voxels(), sform=affine() @ np.diag([300, 1, 1, 1]), qform=affine()
         )
-    with pytest.raises(ConversionError, match=r"voxels of \(.*\) mm, which no head scan has"):
+    with pytest.raises(UserError, match=r"voxels of \(.*\) mm, which no head scan has"):
         convert_folder(tmp_path / "images", dataset_id=1, name="A")
     assert [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 

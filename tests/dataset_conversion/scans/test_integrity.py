@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import read_volume
 from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.slices import fits_beside_another, read_scan
 from tests.helpers.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
 
-REFUSED = (ConversionError, PseudoLabelError)
+REFUSED = UserError
 KINDS = {"plain": ".nii", "packed": ".nii.gz", "meta": ".mha", "nrrd": ".nrrd"}
 NAMES = (".nii.gz", ".nii", ".mha", ".nrrd", ".NII.GZ")
 
@@ -90,7 +89,7 @@ def test_a_cut_file_is_refused_whatever_its_name_says(tmp_path: Path, name: str,
 )
 def test_what_is_no_image_is_named(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "a.nii.gz").write_text(content)
-    with pytest.raises(PseudoLabelError, match=says):
+    with pytest.raises(UserError, match=says):
         read_scan(tmp_path / "a.nii.gz")
 
 
@@ -103,7 +102,7 @@ class TestLinks:
 
     def test_a_link_to_nothing_is_no_missing_case(self, nnunet: Path, images: Path) -> None:
         (images / "d.nii.gz").symlink_to("../.git/annex/objects/Xx/0w/MD5E-s1--0.nii.gz")
-        with pytest.raises(ConversionError, match=r"d\.nii\.gz: a symbolic link .*`datalad get d\.nii\.gz`.*git annex"):
+        with pytest.raises(UserError, match=r"d\.nii\.gz: a symbolic link .*`datalad get d\.nii\.gz`.*git annex"):
             convert_folder(images, dataset_id=1, name="A")
         assert not nnunet.exists()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.sources.folder import convert_folder
 from tests.helpers.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
 
@@ -65,7 +65,7 @@ def test_spacing_and_masks_from_beside_the_stacks(nnunet: Path, tmp_path: Path) 
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, images: Path, **options: object) -> None:
-        with pytest.raises(ConversionError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             convert_folder(images, dataset_id=1, name="A", **options)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
         assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
@@ -130,7 +130,7 @@ class TestOtherFormats:
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True)
         path.write_bytes(bytes(128) + b"DICM" + bytes(100))
-        with pytest.raises(ConversionError, match=rf"{path.name.split('+')[0]}.*: is {says}"):
+        with pytest.raises(UserError, match=rf"{path.name.split('+')[0]}.*: is {says}"):
             convert_folder(tmp_path / "images", dataset_id=1, name="A")
 
     def test_one_beside_scans_that_are_read_is_mentioned(self, nnunet: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ class TestOtherFormats:
         (tmp_path / "images").mkdir()
         for case in "ab":
             nibabel.save(nibabel.Nifti1Pair(voxels().T, np.eye(4)), tmp_path / "images" / f"{case}.hdr")
-        with pytest.raises(ConversionError, match="nib-convert") as caught:
+        with pytest.raises(UserError, match="nib-convert") as caught:
             convert_folder(tmp_path / "images", dataset_id=1, name="A")
         command = str(caught.value).split("`")[1].split()
         assert command[:2] == ["nib-convert", "a.hdr"]

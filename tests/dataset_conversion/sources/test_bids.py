@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.sources.bids import convert_bids
 from tests.conftest import Run
 from tests.helpers.volume_files import cube, read, unmade_nnunet_folders, voxels, write
@@ -96,7 +96,7 @@ def test_where_masks_are_kept(nnunet: Path, tmp_path: Path, mask: str) -> None:
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, source: Path, **options: object) -> None:
-        with pytest.raises(ConversionError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             convert_bids(source, dataset_id=1, name="B", **options)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
         assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.sources.brats import LAYOUTS, PAPER_SPLIT, convert_brats
 from tests.conftest import Run
 from tests.helpers.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
@@ -159,7 +159,7 @@ class TestLaterYearsBadInput:
         """The 4 of BraTS 2024 is the resection cavity."""
         for number in range(4):
             make_later(tmp_path / "in", "brats2023", number, (0, 2, 4))
-        with pytest.raises(ConversionError, match=r"-seg\.nii\.gz: has the label 4, but brats2023 has 0 to 3"):
+        with pytest.raises(UserError, match=r"-seg\.nii\.gz: has the label 4, but brats2023 has 0 to 3"):
             convert_brats(LAYOUTS["brats2023"], tmp_path / "in", dataset_id=1, fullsup_id=2)
         convert_brats(LAYOUTS["brats2023"], tmp_path / "in", dataset_id=3, split=split_of(tmp_path, range(4)))
 
@@ -170,7 +170,7 @@ class TestLaterYearsBadInput:
         other.mkdir()
         (archive / "BraTS-GLI-00000-000").rename(other / "BraTS-GLI-00001-000")
         make_later(tmp_path / "in", "brats2023", 0)
-        with pytest.raises(ConversionError, match=r"both .*TrainingData and .*ValidationData have case folders"):
+        with pytest.raises(UserError, match=r"both .*TrainingData and .*ValidationData have case folders"):
             convert_brats(LAYOUTS["brats2023"], tmp_path / "in", dataset_id=1)
 
     def test_a_link_to_nothing_is_named(self, nnunet: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ class TestLaterYearsBadInput:
         flair = tmp_path / "in" / LATER["brats2021"][0] / case / f"{case}_flair.nii.gz"
         flair.unlink()
         flair.symlink_to("nowhere")
-        with pytest.raises(ConversionError, match=r"_flair\.nii\.gz: a symbolic link .*datalad get"):
+        with pytest.raises(UserError, match=r"_flair\.nii\.gz: a symbolic link .*datalad get"):
             convert_brats(LAYOUTS["brats2021"], tmp_path / "in", dataset_id=1)
 
 
@@ -192,7 +192,7 @@ def split_of(folder: Path, numbers: range) -> Path:
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, source: Path, **options: object) -> None:
-        with pytest.raises(ConversionError, match=message):
+        with pytest.raises(UserError, match=message):
             convert_brats(LAYOUTS["brats2020"], source, dataset_id=1, **options)  # type: ignore[arg-type]
         assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 

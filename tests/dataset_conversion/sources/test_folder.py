@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.sources.folder import convert_folder
 from tests.helpers.volume_files import (
     FLIPPED,
@@ -174,7 +174,7 @@ def test_converted_scan_is_where_the_original_was(nnunet: Path, images: Path) ->
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, *arguments: Path, **options: object) -> None:
         """The call raises one line that matches, and nothing is left where datasets go."""
-        with pytest.raises(ConversionError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             convert_folder(*arguments, dataset_id=501, name="A", **options)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
         assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
@@ -221,7 +221,7 @@ class TestBadInput:
         images = tmp_path / "numbered"
         for name in ("patient", "patient_0001", "other"):
             write(images / f"{name}.nii.gz", voxels())
-        with pytest.raises(ConversionError, match=r"further channel of case patient; .*name it (\S+)$") as caught:
+        with pytest.raises(UserError, match=r"further channel of case patient; .*name it (\S+)$") as caught:
             convert_folder(images, dataset_id=501, name="A")
         (images / "patient_0001.nii.gz").rename(images / str(caught.value).rsplit(" ", 1)[1])
         convert_folder(images, dataset_id=501, name="A")
@@ -230,7 +230,7 @@ class TestBadInput:
     @pytest.mark.parametrize("name", ["a..b.nii.gz", "-x.nii.gz", "a\nb.nii.gz", "a'b.nii.gz"])
     def test_odd_file_name(self, nnunet: Path, images: Path, name: str) -> None:
         shutil.copy(images / "a.nii.gz", images / name)
-        with pytest.raises(ConversionError, match="is not allowed"):
+        with pytest.raises(UserError, match="is not allowed"):
             convert_folder(images, dataset_id=501, name="A")
 
     @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ class TestBadInput:
     def test_id_already_taken_is_refused_and_left_alone(self, nnunet: Path, images: Path) -> None:
         convert_folder(images, dataset_id=501, name="A")
         before = tree(nnunet)
-        with pytest.raises(ConversionError, match="-d 501: taken by"):
+        with pytest.raises(UserError, match="-d 501: taken by"):
             convert_folder(images, dataset_id=501, name="Another")
         assert tree(nnunet) == before
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_conversion.errors import ConversionError
+from dataset_conversion.errors import UserError
 from dataset_conversion.sources.lgg import convert_lgg
 from tests.helpers.volume_files import geometry, read, tree, unmade_nnunet_folders
 
@@ -76,7 +76,7 @@ def test_split_is_70_10_20_by_default_and_repeats(nnunet: Path, source: Path) ->
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, source: Path, **options: object) -> None:
-        with pytest.raises(ConversionError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             convert_lgg(source, dataset_id=1, **options)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
         assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
@@ -94,7 +94,7 @@ class TestBadInput:
         self.fails(nnunet, rf"{CASES[3]}_5_mask\.tif: slice is missing", source, split=split)
         Image.fromarray(mask(3)[4]).save(source / CASES[3] / f"{CASES[3]}_5_mask.tif")
         convert_lgg(source, dataset_id=5, split=split)
-        with pytest.raises(ConversionError, match=rf"{CASES[0]}_5_mask\.tif: slice is missing"):
+        with pytest.raises(UserError, match=rf"{CASES[0]}_5_mask\.tif: slice is missing"):
             convert_lgg(source, dataset_id=6, split=split, fullsup_id=7)
 
     @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])

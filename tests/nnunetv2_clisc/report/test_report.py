@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.report import write_report
 from nnunetv2_clisc.report.sources import Model
 from nnunetv2_clisc.scoring.stage_table import slice_label_scores
@@ -239,7 +239,7 @@ def test_names_cannot_become_markup(nnunet: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line_naming_the_flag(trained: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(match: str, **arguments: object) -> None:
-        with pytest.raises(ClisError, match=match) as found:
+        with pytest.raises(UserError, match=match) as found:
             write_report(501, **{"output": tmp_path / "r.html", **arguments})  # type: ignore[arg-type]
         assert "\n" not in str(found.value)
         assert not (tmp_path / "r.html").exists()

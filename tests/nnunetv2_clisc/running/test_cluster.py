@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.cli import _parser
-from nnunetv2_clisc.errors import ClisError
 from nnunetv2_clisc.running.cluster import Command, Resources, Training, chain, submit
 from nnunetv2_clisc.running.labelling import nnunet_device, usable_device
 from nnunetv2_clisc.running.options import LabellingOptions
@@ -90,24 +90,24 @@ def test_job_runs_the_command_of_this_environment_and_fails_with_it(capfd: pytes
 
 def test_without_submitit_or_slurm_the_user_is_told(clisc: Run, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (nnunet / "nnUNet_raw" / "Dataset501_P").mkdir()
-    with pytest.raises(ClisError, match="--sbatch partition"):
+    with pytest.raises(UserError, match="--sbatch partition"):
         submit(OPTIONS, 2, Training(), Resources(sbatch=("partition",)))
-    with pytest.raises(ClisError, match="-num_parts"):
+    with pytest.raises(UserError, match="-num_parts"):
         submit(OPTIONS, 0, Training(), Resources())
-    with pytest.raises(ClisError, match="-device cuda:1: nnU-Net"):
+    with pytest.raises(UserError, match="-device cuda:1: nnU-Net"):
         submit(LabellingOptions(501, device="cuda:1"), 1, Training(), Resources())
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ClisError, match=r"pip install 'nnunetv2-clisc\[slurm\]'"):
+    with pytest.raises(UserError, match=r"pip install 'nnunetv2-clisc\[slurm\]'"):
         submit(OPTIONS, 2, Training(), Resources())
     monkeypatch.setitem(sys.modules, "submitit", os)
     monkeypatch.setenv("PATH", str(nnunet))
-    with pytest.raises(ClisError, match="sbatch and srun are not on PATH"):
+    with pytest.raises(UserError, match="sbatch and srun are not on PATH"):
         submit(OPTIONS, 2, Training(), Resources())
 
 
 @pytest.mark.parametrize("device", ["gpu", "0", "", "cuda:99", "cuda:-1", "cuda:a", "cpu:3", "meta", "mps:1"])
 def test_device_that_is_none_or_not_there_is_named(device: str) -> None:
-    with pytest.raises(ClisError, match=rf"-device {device}: .*; use -device cpu"):
+    with pytest.raises(UserError, match=rf"-device {device}: .*; use -device cpu"):
         usable_device(device)
 
 
@@ -116,9 +116,9 @@ def test_devices_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [usable_device(device) for device in (None, "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
-    with pytest.raises(ClisError, match=r"-device cuda:1: nnU-Net takes no .*CUDA_VISIBLE_DEVICES=1, give cuda"):
+    with pytest.raises(UserError, match=r"-device cuda:1: nnU-Net takes no .*CUDA_VISIBLE_DEVICES=1, give cuda"):
         nnunet_device("cuda:1")
-    with pytest.raises(ClisError, match="-device mps: torch sees no such device here; use -device cpu or cuda"):
+    with pytest.raises(UserError, match="-device mps: torch sees no such device here; use -device cpu or cuda"):
         usable_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert usable_device("mps") == "mps"

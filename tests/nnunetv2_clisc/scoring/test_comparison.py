@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.comparison import Comparison, compare_folders
 from nnunetv2_clisc.scoring.comparison_files import latex, markdown, summary
 from nnunetv2_clisc.scoring.comparison_tables import cases_table, further_table, main_table, notes
@@ -187,10 +187,10 @@ class TestFolders:
     def test_nothing_in_common(self, folders: tuple[Mapping[str, Path], Path]) -> None:
         for case in "ab":
             (folders[0]["one"] / f"{case}.nii.gz").unlink()
-        with pytest.raises(ClisError, match=r"--method: no case is in all of .*one, .*two; .* they hold c, a, a, for"):
+        with pytest.raises(UserError, match=r"--method: no case is in all of .*one, .*two; .* they hold c, a, a, for"):
             compare_folders(*folders)
         for case in "abc":
             (folders[1] / f"{case}.nii.gz").unlink()
         write(folders[0]["one"] / "a.nii.gz", cube())
-        with pytest.raises(ClisError, match=r"no case is in all of .*one, .*two and in --gt .*gt; "):
+        with pytest.raises(UserError, match=r"no case is in all of .*one, .*two and in --gt .*gt; "):
             compare_folders(*folders)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.scoring.metrics import MetricSettings
 from tests.helpers.volume_files import FLIPPED, cube, voxels, write
@@ -67,7 +67,7 @@ class TestFolders:
     def test_named_cases_only(self, folders: tuple[Path, Path]) -> None:
         (folders[1] / "b.nii.gz").unlink()
         assert list(evaluate_folders(*folders, cases=["c", "a"]).cases) == ["a", "c"]
-        with pytest.raises(ClisError, match="gt: has no mask of case b, but it was asked for"):
+        with pytest.raises(UserError, match="gt: has no mask of case b, but it was asked for"):
             evaluate_folders(*folders, cases=["b"])
 
     def test_cases_that_both_folders_have_are_scored(self, folders: tuple[Path, Path]) -> None:
@@ -79,14 +79,14 @@ class TestFolders:
     def test_no_case_in_common_names_one_of_each(self, folders: tuple[Path, Path]) -> None:
         for path in sorted(folders[1].iterdir()):
             path.rename(path.with_name(f"{path.name[0]}_seg.nii.gz"))
-        with pytest.raises(ClisError, match=r"no case is also in .*they hold a and a_seg, for example"):
+        with pytest.raises(UserError, match=r"no case is also in .*they hold a and a_seg, for example"):
             evaluate_folders(*folders)
 
     def test_empty_or_missing_folder_raises(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with pytest.raises(ClisError, match="empty: holds no"):
+        with pytest.raises(UserError, match="empty: holds no"):
             evaluate_folders(tmp_path / "empty", folders[1])
-        with pytest.raises(ClisError, match="nowhere: no such folder"):
+        with pytest.raises(UserError, match="nowhere: no such folder"):
             evaluate_folders(folders[0], tmp_path / "nowhere")
 
     @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ class TestFolders:
         self, folders: tuple[Path, Path], array: np.ndarray, options: dict[str, tuple[float, ...]], message: str
     ) -> None:
         write(folders[0] / "a.nii.gz", array, **options)
-        with pytest.raises(ClisError, match=rf"pred/a\.nii\.gz: {message}") as caught:
+        with pytest.raises(UserError, match=rf"pred/a\.nii\.gz: {message}") as caught:
             evaluate_folders(*folders)
         assert "\n" not in str(caught.value)
 
     def test_reference_with_other_labels_is_named(self, folders: tuple[Path, Path]) -> None:
         write(folders[1] / "c.nii.gz", cube(value=4), direction=FLIPPED)
-        with pytest.raises(ClisError, match=r"gt/c\.nii\.gz: has the value 4"):
+        with pytest.raises(UserError, match=r"gt/c\.nii\.gz: has the value 4"):
             evaluate_folders(*folders)
 
     def test_truncated_prediction_is_not_scored(self, folders: tuple[Path, Path]) -> None:
         path = write(folders[0] / "a.nii.gz", (voxels(shape=(5, 8, 9)) > 450).astype(np.uint8), direction=FLIPPED)
         path.write_bytes(path.read_bytes()[:-20])
-        with pytest.raises(ClisError, match=r"a\.nii\.gz: the file is truncated"):
+        with pytest.raises(UserError, match=r"a\.nii\.gz: the file is truncated"):
             evaluate_folders(*folders)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.comparison_files import write_json
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
@@ -166,7 +166,7 @@ def test_masks_that_do_not_fit_are_named_and_old_files_stay(
     compare(methods, folders / "gt", folders / "out")
     before = tree(folders / "out")
     write(folders / "off" / "a.nii.gz", array, spacing=spacing)
-    with pytest.raises(ClisError, match=rf"off/a\.nii\.gz: .*{named}"):
+    with pytest.raises(UserError, match=rf"off/a\.nii\.gz: .*{named}"):
         compare(methods, folders / "gt", folders / "out")
     assert tree(folders / "out") == before
 
@@ -175,13 +175,13 @@ def test_output_that_cannot_be(folders: Path) -> None:
     methods = [f"{name}={folders / name}" for name in ("exact", "off")]
     (folders / "file").write_text("mine")
     for out, named in (("file", "is a file"), ("exact", "is the folder of --method exact"), ("file/out", "written")):
-        with pytest.raises(ClisError, match=f"-o .*{named}"):
+        with pytest.raises(UserError, match=f"-o .*{named}"):
             compare(methods, folders / "gt", folders / out)
     assert (folders / "file").read_text() == "mine"
-    with pytest.raises(ClisError, match=r"--pred .*gt: is the folder of --gt"):
+    with pytest.raises(UserError, match=r"--pred .*gt: is the folder of --gt"):
         evaluate(folders / "exact" / ".." / "gt", folders / "gt")
     for place, named in (("nowhere/r.json", "cannot be written, its folder is not there"), ("gt", "is a folder")):
-        with pytest.raises(ClisError, match=f"--json .*{place}: {named}"):
+        with pytest.raises(UserError, match=f"--json .*{place}: {named}"):
             evaluate(folders / "off", folders / "gt", json_file=folders / place)
 
 
@@ -221,7 +221,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(folders: Path) -> Non
 
 def test_folders_may_hold_an_equals_sign_and_names_no_line_break() -> None:
     assert parse_methods(["β 20 %=runs/beta=20"]) == {"β 20 %": Path("runs/beta=20")}
-    with pytest.raises(ClisError, match="write NAME=DIR"):
+    with pytest.raises(UserError, match="write NAME=DIR"):
         parse_methods(["two\nlines=x"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.scoring.folders import compare, evaluate
 from nnunetv2_clisc.scoring.masks import Foreground, parse_foreground
@@ -45,7 +45,7 @@ def scores(folder: Path, **settings: Foreground) -> dict[str, dict[str, float]]:
 
 
 def refusal(folder: Path, **settings: Foreground) -> str:
-    with pytest.raises(ClisError) as caught:
+    with pytest.raises(UserError) as caught:
         scores(folder, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -54,7 +54,7 @@ def refusal(folder: Path, **settings: Foreground) -> str:
 class TestValues:
     def test_a_mask_that_rounding_would_empty_is_refused(self, pair: Path) -> None:
         write(pair / "pred" / "b.nii.gz", cube().astype(np.float32) * np.float32(0.0009))
-        with pytest.raises(ClisError, match=r"b\.nii\.gz: its largest value is 0\.00089"):
+        with pytest.raises(UserError, match=r"b\.nii\.gz: its largest value is 0\.00089"):
             scores(pair)
 
     @pytest.mark.parametrize("foreground", [None, "any", (1, 2, 4)])

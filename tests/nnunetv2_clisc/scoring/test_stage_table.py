@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from sklearn.metrics import f1_score, roc_auc_score
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.stage_table import auc, slice_label_scores, stage_table
 from pseudo_labeling.run.workspace import Workspace
 
@@ -78,14 +78,14 @@ def test_table_has_every_stage_with_its_dice(labelled: tuple[Path, Path], tmp_pa
 
 
 def test_masks_of_other_cases_are_an_error(labelled: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ClisError, match="holds no"):
+    with pytest.raises(UserError, match="holds no"):
         stage_table(501, tmp_path)
     write(tmp_path / "odd" / "strange.nii.gz", np.zeros(SHAPE, np.uint8), "LPS")
-    with pytest.raises(ClisError, match=r"has no mask of a case .*here is strange and there a"):
+    with pytest.raises(UserError, match=r"has no mask of a case .*here is strange and there a"):
         stage_table(501, tmp_path / "odd")
-    with pytest.raises(ClisError, match=r"--pred net=.*odd: has no case of --gt"):
+    with pytest.raises(UserError, match=r"--pred net=.*odd: has no case of --gt"):
         stage_table(501, labelled[1], [f"net={tmp_path / 'odd'}"])
-    with pytest.raises(ClisError, match="--pred net"):
+    with pytest.raises(UserError, match="--pred net"):
         stage_table(501, labelled[1], ["net"])
 
 
@@ -99,7 +99,7 @@ def test_masks_of_several_classes_in_another_axis_order(labelled: tuple[Path, Pa
         classes = sitk.GetImageFromArray(array)
         classes.CopyInformation(image)
         sitk.WriteImage(sitk.DICOMOrient(classes, "SRA"), str(path))
-    with pytest.raises(ClisError, match=r"a\.nii\.gz: has the values 1, 4, .* --foreground any"):
+    with pytest.raises(UserError, match=r"a\.nii\.gz: has the values 1, 4, .* --foreground any"):
         stage_table(501, gt)
     assert stage_table(501, gt, foreground="any") == before
 
@@ -116,5 +116,5 @@ def test_a_damaged_table_of_slices_is_named(labelled: tuple[Path, Path], line: s
     dataset, gt = labelled
     table = dataset / "clisc" / "slice_labels.csv"
     table.write_text(table.read_text() + line + "\n")
-    with pytest.raises(ClisError, match=rf"slice_labels\.csv: {named}"):
+    with pytest.raises(UserError, match=rf"slice_labels\.csv: {named}"):
         slice_label_scores(Workspace(dataset), gt, ["a"])

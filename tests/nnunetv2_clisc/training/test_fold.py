@@ -9,8 +9,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from dataset_conversion.errors import ConversionError
-from nnunetv2_clisc.errors import one_line_errors
+from dataset_conversion.errors import UserError, one_line_errors
 from nnunetv2_clisc.training.fold import outside_mask, write_training_case
 from nnunetv2_clisc.training.relabel import Relabelling
 from pseudo_labeling.settings import Settings
@@ -81,7 +80,7 @@ def test_full_disk_while_a_prediction_is_written(tiny: TinyDataset, tmp_path: Pa
     path = tmp_path / "predictions" / f"{CASES[0]}.nii.gz"
     with (
         full_disk(100),
-        pytest.raises(ConversionError, match=r"case_0\.nii\.gz: could not be written whole .*make room"),
+        pytest.raises(UserError, match=r"case_0\.nii\.gz: could not be written whole .*make room"),
     ):
         relabelling._write_prediction(path, logits, properties)
     assert not list(path.parent.iterdir())

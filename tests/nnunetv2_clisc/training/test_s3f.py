@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training.s3f import (
     Agreement,
     compare_case,
@@ -24,7 +24,6 @@ from nnunetv2_clisc.training.s3f import (
     similarity,
     write_results,
 )
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.settings import PromptSettings, WindowSettings
 from tests.helpers.tiny_nnunet import lesion, write_image
 
@@ -78,7 +77,7 @@ def test_empty_predictions_are_dropped_and_say_so() -> None:
 
 
 def test_nothing_left_is_an_error_that_counts_empty_predictions() -> None:
-    with pytest.raises(ClisError, match=r"none of 2 training cases \(2 with an empty prediction\)"):
+    with pytest.raises(UserError, match=r"none of 2 training cases \(2 with an empty prediction\)"):
         decide([Agreement("a", 0, 0, 0.0), Agreement("b", 0, 0, 0.0)], 20.0)
 
 
@@ -151,13 +150,13 @@ def test_missing_broken_or_misfitting_scan_names_the_file(tmp_path: Path) -> Non
     def compare() -> None:
         compare_case("c", scan, prediction, tmp_path / "o.nii.gz", WindowSettings(), lambda i, r, _: r)
 
-    with pytest.raises(ClisError, match=r"scan\.nii\.gz: the scan is missing"):
+    with pytest.raises(UserError, match=r"scan\.nii\.gz: the scan is missing"):
         compare()
     write_image(scan, volume)
-    with pytest.raises(ClisError, match="preprocess again"):
+    with pytest.raises(UserError, match="preprocess again"):
         compare()
     scan.write_bytes(b"not an image")
-    with pytest.raises(PseudoLabelError, match=r"scan\.nii\.gz"):
+    with pytest.raises(UserError, match=r"scan\.nii\.gz"):
         compare()
     assert not (tmp_path / "o.nii.gz").exists()
 
@@ -200,5 +199,5 @@ def test_damaged_or_foreign_record_is_a_case_not_done(tmp_path: Path, content: s
 def test_damaged_list_of_kept_cases_is_named_with_the_cure(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(ClisError, match=r"summary\.json: does not say which cases S3F keeps; .*clisc_state\.json"):
+    with pytest.raises(UserError, match=r"summary\.json: does not say which cases S3F keeps; .*clisc_state\.json"):
         kept_cases(tmp_path)

@@ -20,7 +20,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training import trainer as trainers
 from nnunetv2_clisc.training.plans import (
     NetworkSettings,
@@ -108,7 +108,7 @@ def test_other_configurations_are_refused(tiny: TinyDataset, configuration: str)
     plans = plans_of(tiny)
     plans["configurations"]["2d"] = plans["configurations"]["3d_fullres"] | {"patch_size": [64, 64]}
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-    with pytest.raises(ClisError, match=f"'{configuration}'.*use 3d_fullres"):
+    with pytest.raises(UserError, match=f"'{configuration}'.*use 3d_fullres"):
         clisc_plans(plans, configuration, NetworkSettings())
 
 
@@ -255,7 +255,7 @@ def test_full_disk_while_a_checkpoint_is_written(tiny: TinyDataset, tmp_path: Pa
     before = path.read_bytes()
     with (
         full_disk(10_000),
-        pytest.raises(ClisError, match=r"latest\.pth: could not be written whole .*make room and run"),
+        pytest.raises(UserError, match=r"latest\.pth: could not be written whole .*make room and run"),
     ):
         trainer.save_checkpoint(str(path))
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint_latest.pth"]
@@ -330,9 +330,9 @@ def test_installed_commands_train_predict_and_export(tiny: TinyDataset, tmp_path
 
 
 def test_export_needs_a_trained_fold_and_a_new_folder(tmp_path: Path) -> None:
-    with pytest.raises(ClisError, match=r"checkpoint_final\.pth: no such checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoint_final\.pth: no such checkpoint"):
         export_stock(tmp_path, tmp_path / "new")
-    with pytest.raises(ClisError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         export_stock(tmp_path, tmp_path)
 
 
@@ -345,7 +345,7 @@ def test_export_is_there_whole_or_not_at_all(tiny: TinyDataset, tmp_path: Path) 
     for name in ("plans.json", "dataset.json"):
         (model / name).write_text("{}")
     out = tmp_path / "out"
-    with full_disk(10_000), pytest.raises(ClisError, match=r"stock: could not be written whole .*make room"):
+    with full_disk(10_000), pytest.raises(UserError, match=r"stock: could not be written whole .*make room"):
         export_stock(model / "fold_0", out / "stock")
     assert not [path for path in out.rglob("*") if path.is_file()]
     (out / ".partial-0a1b-stock" / "fold_0").mkdir(parents=True)  # of an export that was killed

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import pseudo_label
 from nnunetv2_clisc.running.options import LabellingOptions
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.run.workspace import Workspace
 from tests.conftest import files_of
 
@@ -101,9 +101,7 @@ def test_the_corrected_table_of_slice_labels_is_used_and_not_rewritten(
     assert f"{table}: changed by hand, so it is kept and used" in caplog.text
     other = dataset / "other.csv"
     other.write_text(corrected.replace("p03", "p04", 1))
-    with pytest.raises(
-        PseudoLabelError, match="was changed by hand too; leave the flag out to use that, or add --redo"
-    ):
+    with pytest.raises(UserError, match="was changed by hand too; leave the flag out to use that, or add --redo"):
         label(stage="classifier", image_labels=other)
     label(stage="classifier", redo=("slice_labels.csv",))
     assert table.read_text() == by_clip
@@ -128,10 +126,10 @@ def test_a_mask_that_no_longer_fits_is_named_and_one_cut_short_is_made_again(dat
     before = files_of(dataset / "labelsTr")
     mask = dataset / "labelsTr" / "p01.nii.gz"
     correct(mask, value=3)
-    with pytest.raises(PseudoLabelError, match=r"p01\.nii\.gz: .* make it anew with --redo p01"):
+    with pytest.raises(UserError, match=r"p01\.nii\.gz: .* make it anew with --redo p01"):
         label()
     sitk.WriteImage(sitk.Image(9, 9, 9, sitk.sitkUInt8), str(mask))
-    with pytest.raises(PseudoLabelError, match=r"p01\.nii\.gz: shape .* make it anew with --redo p01"):
+    with pytest.raises(UserError, match=r"p01\.nii\.gz: shape .* make it anew with --redo p01"):
         label()
     mask.write_bytes(before["p01.nii.gz"][:-30])
     label()
@@ -177,7 +175,7 @@ def test_the_classifiers_own_weights_are_recorded(dataset: Path) -> None:
 
 
 def test_unknown_name_to_redo_is_refused(dataset: Path) -> None:
-    with pytest.raises(PseudoLabelError, match=r"--redo p77: .* has no such case; name cases, or slice_labels\.csv"):
+    with pytest.raises(UserError, match=r"--redo p77: .* has no such case; name cases, or slice_labels\.csv"):
         label(redo=("p77",))
 
 
@@ -198,7 +196,7 @@ def test_the_flair_channel_is_labelled_whatever_its_number(dataset: Path) -> Non
     label()
     assert files_of(dataset / "labelsTr") == before
     (dataset / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "T1", "1": "T2"}}))
-    with pytest.raises(PseudoLabelError, match=r"has 2 channels \(0: T1, 1: T2\) and 0 of them are called FLAIR; name"):
+    with pytest.raises(UserError, match=r"has 2 channels \(0: T1, 1: T2\) and 0 of them are called FLAIR; name"):
         label()
 
 

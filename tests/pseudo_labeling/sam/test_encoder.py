@@ -12,8 +12,8 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import nn
 
+from dataset_conversion.errors import UserError
 from pseudo_labeling.embedded.phantoms import phantom_volume
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.precision import has_bfloat16
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.sam import segmenter as sam
@@ -118,9 +118,9 @@ def test_auto_is_bfloat16_for_a_vit_where_it_is_fast(embedded: Sam, vit: Sam) ->
 
 
 def test_fp16_is_refused(embedded: Sam) -> None:
-    with pytest.raises(PseudoLabelError, match=r"sam\.precision.*fp16.*auto, fp32 or bf16"):
+    with pytest.raises(UserError, match=r"sam\.precision.*fp16.*auto, fp32 or bf16"):
         SamSegmenter(embedded, SamSettings(precision="fp16"))  # type: ignore[arg-type]
-    with pytest.raises(PseudoLabelError, match=r"sam\.precision.*fp16"):
+    with pytest.raises(UserError, match=r"sam\.precision.*fp16"):
         Settings().merged({"sam": {"precision": "fp16"}})
 
 

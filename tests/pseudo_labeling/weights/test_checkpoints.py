@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError
 from pseudo_labeling.weights.checkpoints import read_state_dict
 
 
@@ -54,7 +54,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(PseudoLabelError) as caught:
+    with pytest.raises(UserError) as caught:
         read_state_dict(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")

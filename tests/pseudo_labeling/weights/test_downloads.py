@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import sha256_of
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weights.downloads import fetch
 from pseudo_labeling.weights.table import WeightFile
 
@@ -89,7 +89,7 @@ def get(server: Server, folder: Path) -> Path:
 
 
 def fail(server: Server, folder: Path) -> str:
-    with pytest.raises(PseudoLabelError) as caught:
+    with pytest.raises(UserError) as caught:
         get(server, folder)
     message = str(caught.value)
     assert "\n" not in message
@@ -207,14 +207,14 @@ def test_no_network_names_url_and_target(server: Server, tmp_path: Path) -> None
 
 def test_folder_that_is_a_file_is_named(server: Server, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(PseudoLabelError, match="CLISC_WEIGHTS"):
+    with pytest.raises(UserError, match="CLISC_WEIGHTS"):
         get(server, tmp_path / "cache")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_says_what_helps(server: Server, tmp_path: Path) -> None:
     (tmp_path / "toy.pth.part").symlink_to("/dev/full")
-    with pytest.raises(PseudoLabelError, match=r"toy\.pth: No space left .*; make room \(.* free\).* CLISC_WEIGHTS"):
+    with pytest.raises(UserError, match=r"toy\.pth: No space left .*; make room \(.* free\).* CLISC_WEIGHTS"):
         get(server, tmp_path)
     assert not (tmp_path / "toy.pth").exists()
 

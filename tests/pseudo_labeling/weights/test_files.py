@@ -15,7 +15,7 @@ import pytest
 from open_clip.pretrained import get_pretrained_cfg
 from torchvision.models import ResNet50_Weights
 
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError
 from pseudo_labeling.weights import files as weights
 from pseudo_labeling.weights.table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 
@@ -142,7 +142,7 @@ def test_download_skips_what_is_there_and_knows_paper(cache: Path) -> None:
 
 
 def test_download_of_unknown_name_lists_the_known(cache: Path) -> None:
-    with pytest.raises(PseudoLabelError, match=r"'sam2'.*paper.*a_sam"):
+    with pytest.raises(UserError, match=r"'sam2'.*paper.*a_sam"):
         weights.download(["a_clip", "sam2"])
     assert list(cache.iterdir()) == []  # nothing was fetched before the mistake was seen
 
@@ -178,37 +178,37 @@ def test_changed_file_gets_a_new_hash(cache: Path, tmp_path: Path) -> None:
 def test_known_name_with_another_hash_is_refused(cache: Path, tmp_path: Path, spec: str) -> None:
     (cache / "a_sam.bin").write_bytes(b"SAM")
     with pytest.raises(
-        PseudoLabelError, match=rf"a_sam\.bin: SHA-256 is .* but that of toy sam is {TOYS['a_sam'].sha256[:12]}"
+        UserError, match=rf"a_sam\.bin: SHA-256 is .* but that of toy sam is {TOYS['a_sam'].sha256[:12]}"
     ):
         weights.identify("sam", str(cache / "a_sam.bin") if spec == "path" else spec)
 
 
 def test_damaged_embedded_file_is_refused(cache: Path) -> None:
     (weights.EMBEDDED_DIR / "clip.safetensors").write_bytes(b"changed")
-    with pytest.raises(PseudoLabelError, match="reinstall the package"):
+    with pytest.raises(UserError, match="reinstall the package"):
         weights.identify("clip", "embedded")
 
 
 def test_missing_table_of_embedded_weights_is_named(cache: Path) -> None:
     (weights.EMBEDDED_DIR / "weights.json").unlink()
-    with pytest.raises(PseudoLabelError, match=r"weights\.json"):
+    with pytest.raises(UserError, match=r"weights\.json"):
         weights.identify("clip", "embedded")
 
 
 def test_missing_paper_file_says_how_to_get_it(cache: Path) -> None:
-    with pytest.raises(PseudoLabelError, match=r"a_sam\.bin: .* weights download paper`, or use --weights embedded"):
+    with pytest.raises(UserError, match=r"a_sam\.bin: .* weights download paper`, or use --weights embedded"):
         weights.identify("sam", "paper")
 
 
 def test_missing_file_and_folder_are_told_apart(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(PseudoLabelError, match=r"nowhere\.pth: no such weight file"):
+    with pytest.raises(UserError, match=r"nowhere\.pth: no such weight file"):
         weights.identify("sam", str(tmp_path / "nowhere.pth"))
-    with pytest.raises(PseudoLabelError, match="a folder"):
+    with pytest.raises(UserError, match="a folder"):
         weights.identify("sam", str(tmp_path))
 
 
 def test_weights_of_another_role_are_refused(cache: Path) -> None:
-    with pytest.raises(PseudoLabelError, match="is no clip; names that fit: a_clip"):
+    with pytest.raises(UserError, match="is no clip; names that fit: a_clip"):
         weights.identify("clip", "a_sam")
-    with pytest.raises(PseudoLabelError, match="carries none for resnet50"):
+    with pytest.raises(UserError, match="carries none for resnet50"):
         weights.identify("resnet50", "embedded")

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import sha256_of
 from pseudo_labeling.embedded.models import build_embedded_clip, build_embedded_sam, embedded_clip_preprocess
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.weights import files as weights
 from pseudo_labeling.weights.models import load_clip, load_resnet50_state, load_sam, published_sam
 
@@ -33,7 +33,7 @@ def picture() -> Image.Image:
 
 
 def refusal(load: Callable[[str], Any], path: Path) -> str:
-    with pytest.raises(PseudoLabelError) as caught:
+    with pytest.raises(UserError) as caught:
         load(str(path))
     message = str(caught.value)
     assert message.startswith(f"{path}: ")

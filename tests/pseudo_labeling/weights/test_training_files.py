@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from pseudo_labeling.errors import PseudoLabelError
+from dataset_conversion.errors import UserError
 from pseudo_labeling.weights.checkpoints import read_state_dict
 from pseudo_labeling.weights.models import load_clip, load_sam
 
@@ -170,7 +170,7 @@ def test_numbers_of_numpy_1_and_2_are_read(tmp_path: Path, package: bytes) -> No
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(PseudoLabelError) as caught:
+    with pytest.raises(UserError) as caught:
         read_state_dict(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")

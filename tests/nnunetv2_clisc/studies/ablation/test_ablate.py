@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.studies.ablation.ablate import ablate
 from nnunetv2_clisc.studies.ablation.networks import branch
@@ -73,7 +73,7 @@ def test_the_list_is_table_2_and_figure_3() -> None:
     assert [run.beta for run in chosen_runs(["beta"])] == [0, 10, 20, 30, 40]
     assert chosen_runs([]) == list(RUNS)
     assert [run.name for run in chosen_runs(["alpha-10", "full"])] == ["full", "alpha-10-cam", "alpha-10-sam"]
-    with pytest.raises(ClisError, match="--only alpha-5: no such run; known: table2"):
+    with pytest.raises(UserError, match="--only alpha-5: no such run; known: table2"):
         chosen_runs(["full", "alpha-5"])
 
 

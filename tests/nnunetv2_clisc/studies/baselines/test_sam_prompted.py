@@ -11,10 +11,9 @@ import pytest
 import SimpleITK as sitk
 from segment_anything import SamPredictor
 
-from nnunetv2_clisc.errors import ClisError
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.studies.baselines.sam_prompted import sam_prompted
-from pseudo_labeling.errors import PseudoLabelError
 from pseudo_labeling.prompts import bounding_box, centre_and_corners
 from pseudo_labeling.slices import read_scan, window_volume
 from pseudo_labeling.weights import models
@@ -104,9 +103,7 @@ def test_broken_cases_do_not_stop_the_others_and_the_folder_says_so(scans: Path,
     def run() -> list[Path]:
         return sam_prompted(images, masks, out, sam_weights="embedded", device="cpu")
 
-    with pytest.raises(
-        PseudoLabelError, match=r"2 of 3 cases failed \(p00, p02\), the others are done; .*p00\.nii"
-    ) as no:
+    with pytest.raises(UserError, match=r"2 of 3 cases failed \(p00, p02\), the others are done; .*p00\.nii") as no:
         run()
     assert "\n" not in str(no.value)
     assert {path.name for path in out.iterdir()} == {"p01.nii.gz", "sam_prompted.json"}
@@ -124,7 +121,7 @@ def test_broken_cases_do_not_stop_the_others_and_the_folder_says_so(scans: Path,
 
 def test_masks_of_somebody_else_are_not_overwritten(scans: Path, tmp_path: Path) -> None:
     shutil.copytree(scans / "labels", tmp_path / "mine")
-    with pytest.raises(ClisError, match=r"-o .*mine/p00\.nii\.gz: not made by this command; name another folder"):
+    with pytest.raises(UserError, match=r"-o .*mine/p00\.nii\.gz: not made by this command; name another folder"):
         sam_prompted(scans / "images", scans / "labels", tmp_path / "mine", sam_weights="embedded", device="cpu")
     assert files_of(tmp_path / "mine") == files_of(scans / "labels")
 
