@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.errors import UserError, free_space
-from dataset_conversion.scans.integrity import check_complete
 
 PARTIAL = ".partial-"  # begins the name of every file that is being written
 _CHUNK = 1 << 20
@@ -103,32 +102,6 @@ def write_table(
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path, text.getvalue().encode(), before)
-
-
-def write_image_with(
-    write: Callable[[Path], object], path: Path, before: Callable[[Path], object] | None = None
-) -> None:
-    """Let a function write an image file, and give it its name once it is known to be whole.
-
-    ITK's NIfTI writer says nothing when a disk is full, and its reader takes a truncated file without complaint.
-
-    Args:
-        write: called with the path to write to.
-        path: of the image.
-        before: as in :func:`whole`.
-
-    Raises:
-        UserError: it did not get to the disk, e.g. because that is full.
-    """
-    with whole(path, before) as temporary:
-        try:
-            write(temporary)
-            check_complete(temporary)
-        except (RuntimeError, UserError) as error:
-            raise UserError(
-                f"{path}: could not be written whole ({free_space(path)}); make room or check its rights, and run the "
-                "same command again"
-            ) from error
 
 
 def copy_file(source: Path, path: Path) -> None:

@@ -137,10 +137,7 @@ def read_scan(path: str | Path) -> Scan:
         UserError: unreadable, not 3D, with a header that means two things, with NaN or Inf, or constant; the
             message names the file.
     """
-    try:
-        image = read_image(Path(path), sitk.sitkFloat32)
-    except UserError as error:
-        raise UserError(str(error)) from error
+    image = read_image(Path(path), sitk.sitkFloat32)
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     image = sitk.DICOMOrient(image, "LPS")  # a large scan is copied here and below, so no name keeps the old one
     geometry = (image.GetSpacing(), image.GetOrigin(), image.GetDirection())

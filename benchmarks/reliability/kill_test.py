@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("kill_test.json"))
     options = parser.parse_args()
-    from tests.conftest import make_scans
+    from tests.helpers.commands import make_scans
 
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kill_test_") as folder:

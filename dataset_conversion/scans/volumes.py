@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.errors import UserError
-from dataset_conversion.files import write_image_with
+from dataset_conversion.errors import UserError, free_space
+from dataset_conversion.files import whole
 from dataset_conversion.scans.foreign import foreign_files
 from dataset_conversion.scans.geometry import check_edges, numbers, place_by_sform, two_meanings
-from dataset_conversion.scans.integrity import check_fetched, content_of
+from dataset_conversion.scans.integrity import check_complete, check_fetched, content_of
 from dataset_conversion.scans.reader import read_with_header
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -145,6 +145,32 @@ def may_be_copied(path: Path) -> bool:
 def _check_thickness(image: sitk.Image, path: Path) -> None:
     if min(image.GetSize()) < 2:
         raise UserError(f"{path}: only one voxel thick (size {image.GetSize()}); give a 3D volume, not a slice")
+
+
+def write_image_with(
+    write: Callable[[Path], object], path: Path, before: Callable[[Path], object] | None = None
+) -> None:
+    """Let a function write an image file, and give it its name once it is known to be whole.
+
+    ITK's NIfTI writer says nothing when a disk is full, and its reader takes a truncated file without complaint.
+
+    Args:
+        write: called with the path to write to.
+        path: of the image.
+        before: as in :func:`whole`.
+
+    Raises:
+        UserError: it did not get to the disk, e.g. because that is full.
+    """
+    with whole(path, before) as temporary:
+        try:
+            write(temporary)
+            check_complete(temporary)
+        except (RuntimeError, UserError) as error:
+            raise UserError(
+                f"{path}: could not be written whole ({free_space(path)}); make room or check its rights, and run the "
+                "same command again"
+            ) from error
 
 
 def write_image(image: sitk.Image, path: Path, before: Callable[[Path], object] | None = None) -> None:

@@ -32,8 +32,7 @@ def write_report(
         The file written.
 
     Raises:
-        UserError: whatever the user can mend, in one line.
-        UserError: likewise, of a scan or a record of the labelling.
+        UserError: whatever the user can mend, in one line; likewise, of a scan or a record of the labelling.
     """
     if output is not None and (output.is_dir() or output.suffix.lower() not in (".html", ".htm")):
         raise UserError(f"-o {output}: name a file that ends in .html")

@@ -10,7 +10,7 @@ from typing import Any
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json
-from nnunetv2_clisc.running.labelling import raw_dataset
+from nnunetv2_clisc.environment import raw_dataset
 from nnunetv2_clisc.scoring.evaluation import mask_files
 from nnunetv2_clisc.training.fold import FoldFolder
 from pseudo_labeling.run.workspace import ENDING, Workspace

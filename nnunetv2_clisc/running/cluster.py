@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.running.labelling import check_without_number, raw_dataset
+from nnunetv2_clisc.environment import check_without_number, raw_dataset
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
 

@@ -109,21 +109,15 @@ def mask_files(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: no such folder, none in it, or two files for one case.
     """
-    try:
-        return list_volumes(folder, strip_channel=False)
-    except UserError as error:
-        raise UserError(str(error)) from error
+    return list_volumes(folder, strip_channel=False)
 
 
 def _measure_files(
     prediction: Path, reference: Path, settings: MetricSettings
 ) -> tuple[dict[str, float], frozenset[int], frozenset[int]]:
     """Metrics of a case, and all labels of its prediction and of its reference."""
-    try:
-        ours, theirs = read_volume(prediction), read_volume(reference)
-        ours = turned_to(theirs, reference, ours, prediction)
-    except UserError as error:
-        raise UserError(str(error)) from error
+    ours, theirs = read_volume(prediction), read_volume(reference)
+    ours = turned_to(theirs, reference, ours, prediction)
     masks: tuple[Mask, Mask] = (
         read_mask(ours, prediction, settings.pred_foreground or settings.foreground),
         read_mask(theirs, reference, settings.foreground),

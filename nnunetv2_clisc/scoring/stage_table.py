@@ -10,7 +10,7 @@ import numpy as np
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import read_volume
-from nnunetv2_clisc.running.labelling import raw_dataset
+from nnunetv2_clisc.environment import raw_dataset
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders, mask_files
 from nnunetv2_clisc.scoring.masks import Foreground, image_of, read_mask, turned_to
 from nnunetv2_clisc.scoring.metrics import MetricSettings

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_bytes, write_json
 from dataset_conversion.scans.volumes import read_image
-from nnunetv2_clisc.running.labelling import raw_dataset, usable_device
+from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.scoring.stage_table import auc
 from nnunetv2_clisc.scoring.statistics import summarise
 from nnunetv2_clisc.scoring.tables import NOTHING, Table, number

@@ -22,8 +22,8 @@ def check_before_training(trainer: SelfTraining) -> None:
     """Find what would stop a later stage before the first one has begun.
 
     Raises:
-        UserError: data, split, labels or scans that are missing or cannot be trained on.
-        UserError: the SAM that S3F will ask is not there.
+        UserError: data, split, labels or scans that are missing or cannot be trained on; the SAM that S3F will
+            ask is not there.
     """
     if trainer.preprocessed_dataset_folder_base is None:
         raise UserError("nnUNet_preprocessed: not set; export it and run the command again")

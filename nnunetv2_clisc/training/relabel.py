@@ -19,7 +19,8 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import distributed as dist
 from tqdm import tqdm
 
-from dataset_conversion.files import sha256_of, write_image_with
+from dataset_conversion.files import sha256_of
+from dataset_conversion.scans.volumes import write_image_with
 from nnunetv2_clisc.training.fold import OUTSIDE, FoldFolder, outside_mask, write_training_case
 from nnunetv2_clisc.training.s3f import (
     Agreement,

@@ -11,7 +11,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.running.labelling import nnunet_device
+from nnunetv2_clisc.environment import nnunet_device
 from nnunetv2_clisc.running.parts import Part
 from nnunetv2_clisc.training.rounds import SelfTraining
 

@@ -102,8 +102,8 @@ class SelfTraining(nnUNetTrainer):
             The cases of the share; none where S3F of this fold is finished.
 
         Raises:
-            UserError: round 1 is not finished, or the data changed since.
-            UserError: cases that failed; the others are done.
+            UserError: round 1 is not finished, or the data changed since; cases that failed; the others are
+                done.
         """
         check_before_training(self)
         state = self.folder.read_state()

@@ -62,8 +62,7 @@ class Workspace:
         """Names of the cases in `imagesTr`, sorted.
 
         Raises:
-            UserError: no images.
-            UserError: a link whose file is not on this machine.
+            UserError: no images; a link whose file is not on this machine.
         """
         ending = self._image_ending
         files = [path for path in self.images_dir.glob(f"*{ending}") if not path.name.startswith(".")]

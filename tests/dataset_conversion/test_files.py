@@ -19,7 +19,7 @@ import pytest
 from dataset_conversion.errors import UserError
 from dataset_conversion.sources.folder import convert_folder
 from pseudo_labeling.slices import read_scan, write_mask
-from tests.conftest import Run
+from tests.helpers.commands import Run
 from tests.helpers.volume_files import read, tree, unmade_nnunet_folders, voxels, write
 
 SHAPE = (20, 64, 64)  # 160 kB of noise, which hardly shrinks

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, program
+from tests.helpers.commands import Run, program
 
 
 @pytest.mark.parametrize(

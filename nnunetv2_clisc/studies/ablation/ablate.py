@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import list_volumes
-from nnunetv2_clisc.running.labelling import nnunet_device, raw_dataset, usable_device
+from nnunetv2_clisc.environment import nnunet_device, raw_dataset, usable_device
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
 from nnunetv2_clisc.studies.ablation.files import Result, write_ablation
 from nnunetv2_clisc.studies.ablation.labels import LabelRuns

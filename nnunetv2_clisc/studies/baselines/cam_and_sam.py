@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnunetv2_clisc.running.labelling import raw_dataset, usable_device
+from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.run.finished_run import FirstPass, Which
 from pseudo_labeling.run.workspace import Workspace

@@ -31,8 +31,7 @@ class BaselineFolder:
         output: folder to write.
 
     Raises:
-        UserError: the output is the input, or holds masks of something else.
-        UserError: the scans cannot be listed.
+        UserError: the output is the input, or holds masks of something else; the scans cannot be listed.
     """
 
     def __init__(self, name: str, images: Path, output: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_clisc.running.labelling import resolve_weights, usable_device
+from nnunetv2_clisc.environment import usable_device
+from nnunetv2_clisc.running.labelling import resolve_weights
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.rivals.classical import CLASSES, EDGE_MM, classical_mask
 from pseudo_labeling.rivals.salip import Salip, SalipSettings

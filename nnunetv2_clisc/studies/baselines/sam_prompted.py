@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import remove_partial, write_json
 from dataset_conversion.scans.volumes import list_volumes, read_volume, volume_extension
-from nnunetv2_clisc.running.labelling import usable_device
+from nnunetv2_clisc.environment import usable_device
 from nnunetv2_clisc.scoring.masks import image_of, read_mask, turned_to
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.run.failures import CaseFailures

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.reliability.chain import Stage
 from benchmarks.reliability.kill_test import KillTest
 from benchmarks.reliability.outputs import Reader
-from tests.conftest import label_arguments
+from tests.helpers.commands import label_arguments
 
 MODEL = "{root}/nnUNet_results/Dataset611_Tiny/QuickTrainer__nnUNetPlans__3d_fullres"
 STAGES = (

@@ -19,7 +19,7 @@ from dataset_conversion.raw.dataset import CaseSource, write_dataset
 from dataset_conversion.raw.splits import Split, draw_split, read_split
 from dataset_conversion.raw.target import prepare_target
 from dataset_conversion.scans.volumes import check_case_name, list_volumes, read_volume
-from nnunetv2_clisc.running.labelling import raw_dataset
+from nnunetv2_clisc.environment import raw_dataset
 from tests.helpers.paths import PROJECT
 from tests.helpers.volume_files import cube, read, tree, unmade_nnunet_folders, voxels, write
 

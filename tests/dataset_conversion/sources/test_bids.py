@@ -10,7 +10,7 @@ import pytest
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.sources.bids import convert_bids
-from tests.conftest import Run
+from tests.helpers.commands import Run
 from tests.helpers.volume_files import cube, read, unmade_nnunet_folders, voxels, write
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.sources.brats import LAYOUTS, PAPER_SPLIT, convert_brats
-from tests.conftest import Run
+from tests.helpers.commands import Run
 from tests.helpers.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
 
 

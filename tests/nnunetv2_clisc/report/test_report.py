@@ -21,7 +21,7 @@ from nnunetv2_clisc.report.sources import Model
 from nnunetv2_clisc.scoring.stage_table import slice_label_scores
 from nnunetv2_clisc.training.s3f import Agreement, keep_all, write_results
 from pseudo_labeling.run.workspace import Workspace
-from tests.conftest import Run, convert, label_arguments
+from tests.helpers.commands import Run, convert, label_arguments
 from tests.helpers.report_files import EPOCHS, TRAINED, Made, add_test_cases, add_training, dice, make_labelled
 
 CASES = [f"case_{number}" for number in range(7)]

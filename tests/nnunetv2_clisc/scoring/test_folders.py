@@ -19,7 +19,7 @@ from nnunetv2_clisc.scoring.comparison_files import write_json
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.scoring.folders import compare, evaluate, parse_methods
 from nnunetv2_clisc.scoring.metrics import MetricSettings
-from tests.conftest import Run
+from tests.helpers.commands import Run
 from tests.helpers.volume_files import cube, tree, write
 
 FILES = {"summary.json", "cases.csv", "table.md", "table.tex"} | {

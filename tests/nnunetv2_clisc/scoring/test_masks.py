@@ -16,7 +16,7 @@ from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.scoring.folders import compare, evaluate
 from nnunetv2_clisc.scoring.masks import Foreground, parse_foreground
 from nnunetv2_clisc.scoring.metrics import MetricSettings
-from tests.conftest import Run
+from tests.helpers.commands import Run
 from tests.helpers.volume_files import OBLIQUE, cube, write
 
 ORIENTATIONS = ("RAS", "LPI", "SRA", "PIR", "ILP", "ASL")

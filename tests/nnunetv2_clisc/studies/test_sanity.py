@@ -17,7 +17,7 @@ from pseudo_labeling.settings import ClassifierSettings, SliceLabelSettings
 from pseudo_labeling.slice_labels import encode_prompts, tumour_probability
 from pseudo_labeling.slices import read_scan, window_volume
 from pseudo_labeling.weights import models
-from tests.conftest import Run, files_of
+from tests.helpers.commands import Run, files_of
 from tests.helpers.tiny_nnunet import digest
 from tests.nnunetv2_clisc.test_cli import last_line
 

@@ -13,7 +13,7 @@ from dataset_conversion.errors import UserError, one_line_errors
 from nnunetv2_clisc.training.fold import outside_mask, write_training_case
 from nnunetv2_clisc.training.relabel import Relabelling
 from pseudo_labeling.settings import Settings
-from tests.conftest import full_disk
+from tests.helpers.commands import full_disk
 from tests.helpers.tiny_nnunet import CASES, TinyDataset, lesion
 from tests.helpers.trained_fold import properties_of, seg_of
 

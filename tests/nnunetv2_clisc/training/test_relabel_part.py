@@ -14,7 +14,7 @@ from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
 from nnunetv2_clisc.training.fold import FoldFolder
 from nnunetv2_clisc.training.s3f import load_agreement
-from tests.conftest import Run, program
+from tests.helpers.commands import Run, program
 from tests.helpers.paths import PROJECT
 from tests.helpers.tiny_nnunet import CASES, CLISC_ENTRY, NAME, TinyDataset, digest
 from tests.helpers.trained_fold import back_to

@@ -31,7 +31,7 @@ from nnunetv2_clisc.training.plans import (
     read_checkpoint,
 )
 from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_noSelfTraining, CLISCTrainer_small
-from tests.conftest import full_disk, program
+from tests.helpers.commands import full_disk, program
 from tests.helpers.paths import PROJECT
 from tests.helpers.tiny_nnunet import CASES, NAME, QuickTrainer, TinyDataset, lesion
 

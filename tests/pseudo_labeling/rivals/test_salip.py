@@ -16,7 +16,7 @@ from pseudo_labeling.settings import PRESETS, Settings
 from pseudo_labeling.slice_labels import HEAD_LEVEL
 from pseudo_labeling.slices import read_scan, window_volume
 from pseudo_labeling.weights import models
-from tests.conftest import Run
+from tests.helpers.commands import Run
 
 SMALL = SalipSettings(points_per_side=8)
 

@@ -17,7 +17,7 @@ from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import pseudo_label
 from nnunetv2_clisc.running.options import LabellingOptions
 from pseudo_labeling.run.workspace import Workspace
-from tests.conftest import files_of
+from tests.helpers.commands import files_of
 
 CHANGES = ("classifier.epochs=2", "classifier.image_size=64", 'cam.layers=["layer2","layer3"]')  # as conftest.QUICK
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tests.conftest import Run, convert, files_of, label_arguments, program
+from tests.helpers.commands import Run, convert, files_of, label_arguments, program
 
 
 @pytest.fixture(scope="module")

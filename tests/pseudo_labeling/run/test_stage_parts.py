@@ -17,7 +17,7 @@ from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import pseudo_label
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
-from tests.conftest import Run, convert, files_of, label_arguments, program
+from tests.helpers.commands import Run, convert, files_of, label_arguments, program
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, convert, files_of, label_arguments, program
+from tests.helpers.commands import Run, convert, files_of, label_arguments, program
 from tests.helpers.paths import PROJECT
 
 pytestmark = pytest.mark.slurm

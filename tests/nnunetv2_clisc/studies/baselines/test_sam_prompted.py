@@ -17,7 +17,7 @@ from nnunetv2_clisc.studies.baselines.sam_prompted import sam_prompted
 from pseudo_labeling.prompts import bounding_box, centre_and_corners
 from pseudo_labeling.slices import read_scan, window_volume
 from pseudo_labeling.weights import models
-from tests.conftest import Run, files_of
+from tests.helpers.commands import Run, files_of
 from tests.nnunetv2_clisc.test_cli import last_line
 
 
