@@ -68,7 +68,7 @@ setup(
         "torchvision>=0.21",  # ResNet50 slice classifier and its weights
         "segment-anything>=1.0",  # SAM
         "open_clip_torch>=2.24",  # CLIP
-        "grad-cam>=1.5",  # oracle of our LayerCAM; its other methods are to become options
+        "grad-cam>=1.5",  # only the tests import it, as oracle of our LayerCAM, until its other methods become options
         "timm>=1.0",  # classifier backbones by name; the embedded CLIP's image tower
         "batchgenerators>=0.25.1",  # nnU-Net's file and split helpers
         "dynamic-network-architectures>=0.4.1",  # the U-Net
@@ -78,6 +78,7 @@ setup(
         "scipy>=1.11",  # morphology, surface distances, statistical tests
         "scikit-image>=0.22",  # Otsu's threshold
         "scikit-learn>=1.3",  # area under the ROC curve; nnU-Net needs it anyway
+        "pydantic>=2.7",  # settings whose ranges stand beside them; blosc2 4 needs it anyway
         "safetensors>=0.4",  # embedded weights
         "Pillow>=10",  # TIFF slices, CLIP's input, overlays
         "matplotlib>=3.10",  # overlays, plots of `compare`, the demo's picture; 3.10 for horizontal box plots

@@ -15,9 +15,10 @@ from typing import Any
 from dataset_conversion.files import write_json
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.scoring.stage_table import slice_label_scores
+from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import Workspace
-from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.settings import Settings
 
 EMBEDDED = WeightSpecs("embedded", "embedded", "none")
 BASE = "preset embedded"

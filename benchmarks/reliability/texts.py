@@ -15,8 +15,9 @@ from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.running.labelling import resolve_settings
 from nnunetv2_clisc.training.fold import STAGES, FoldFolder, State
 from nnunetv2_clisc.training.s3f import Agreement, kept_cases, load_agreement, save_agreement
+from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.run.workspace import Workspace
-from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.settings import Settings
 from pseudo_labeling.slice_labels import read_image_labels
 
 

@@ -15,7 +15,7 @@ def add_sam_prompted(commands: Commands) -> None:
     parser.add_argument("--prompts-from", type=Path, required=True, metavar="MASKS", help="folder of masks")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--weights", metavar="embedded|paper|FILE", help="SAM's (default: paper where present)")
-    parser.add_argument("--margin", type=_pixels, default=0, metavar="N", help="mm around the box (default: 0)")
+    parser.add_argument("--margin", type=_millimetres, default=0, metavar="N", help="mm around the box (default: 0)")
     parser.add_argument("--prompts", choices=("box", "points", "both"), default="both", help="(default: both)")
     parser.add_argument("--blank-image", action="store_true", help="control: SAM sees black instead of the scan")
     add_device(parser)
@@ -39,9 +39,9 @@ def _sam_prompted(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pixels(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of pixels; give 0 or more")
+def _millimetres(text: str) -> int:
+    if not text.isdecimal() or int(text) > 10000:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of mm; give 0 to 10000")
     return int(text)
 
 

@@ -14,7 +14,8 @@ from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.running.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
-from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.presets import PRESETS
+from pseudo_labeling.settings import Settings
 from pseudo_labeling.weights import files as weight_files
 from pseudo_labeling.weights.files import WeightSpecs
 

@@ -1,4 +1,7 @@
-"""Downloads of the published weights: continued where they broke off, verified before they get their name."""
+"""Downloads of the published weights: continued where they broke off, verified before they get their name.
+
+Not by pooch: it (1.9) begins a broken-off download anew, and the largest file has 2.6 GB.
+"""
 
 from __future__ import annotations
 

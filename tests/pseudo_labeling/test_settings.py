@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
 
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import resolve_settings
+from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.run.workspace import key_of
-from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.settings import PromptSettings, Settings
 from tests.helpers.paths import PROJECT
 
 
@@ -65,6 +67,12 @@ def test_changes_go_over_file_over_preset(tmp_path: Path) -> None:
         ("classifier.learning_rate=NaN", r"learning_rate: nan is not allowed"),
         ("slice_labels.smoothing_mm=1" + 400 * "0", r"smoothing_mm: 10+ is not allowed"),
         ("classifier.image_size=128.5", r"image_size: 128\.5 is not allowed; give a whole number from 32 to 2048"),
+        ('prompts.margin="5"', r"prompts\.margin: '5' is not allowed; give a whole number from 0 to 10000"),
+        ("amda.alpha=true", r"amda\.alpha: True is not allowed; give a number from 0 to 100"),
+        ("sam.compile=1", r"sam\.compile: 1 is not allowed; give true or false"),
+        ("roi.threshold=1", r"roi\.threshold: 1 is not allowed; give otsu, or a number between 0 and 1"),
+        ("cam.layers=layer3", r"cam\.layers: 'layer3' is not allowed; give a list of names"),
+        ("slice_labels.normal_prompt= ", r"normal_prompt: ' ' is not allowed; give a text"),
         ("seed=-1", r"settings\.seed: -1 is not allowed; give a whole number from 0 to 4294967295"),
     ],
 )
@@ -95,6 +103,17 @@ def test_a_number_is_one_setting_however_it_is_written() -> None:
     assert key_of(whole.to_dict()) == key_of(float_.to_dict())
     size = resolve_settings("paper", None, ["classifier.image_size=128.0"], 0).classifier.image_size
     assert (size, type(size)) == (128, int)
+
+
+def test_a_group_that_code_builds_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="margin"):
+        PromptSettings(margin=-1)
+    with pytest.raises(ValueError, match="precision"):
+        replace(Settings().sam, precision="fp16")
+    with pytest.raises(ValueError, match="colour"):
+        PromptSettings(colour=1)  # type: ignore[call-arg]
+    with pytest.raises(FrozenInstanceError):
+        Settings().seed = 1  # type: ignore[misc]
 
 
 def test_the_reference_lists_every_setting_with_every_preset() -> None:

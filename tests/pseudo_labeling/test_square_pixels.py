@@ -12,10 +12,11 @@ import SimpleITK as sitk
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training.s3f import Agreement, decide
 from pseudo_labeling.embedded.phantoms import phantom_volume
+from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.sam.segmenter import SamSegmenter
-from pseudo_labeling.settings import PRESETS, PromptSettings, Settings, WindowSettings
+from pseudo_labeling.settings import PromptSettings, Settings, WindowSettings
 from pseudo_labeling.slice_labels import encode_prompts, head_fraction, labels_from_probability, tumour_probability
 from pseudo_labeling.slices import (
     Grid,

@@ -11,9 +11,10 @@ import numpy as np
 from nnunetv2_clisc.environment import usable_device
 from nnunetv2_clisc.running.labelling import resolve_weights
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
+from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.rivals.classical import CLASSES, EDGE_MM, classical_mask
 from pseudo_labeling.rivals.salip import Salip, SalipSettings
-from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Scan, axial_slices
 from pseudo_labeling.weights import models
 from pseudo_labeling.weights.checkpoints import read_state_dict

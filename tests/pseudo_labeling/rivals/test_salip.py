@@ -11,8 +11,9 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.rivals.salip import Salip, SalipSettings, crop
-from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.settings import Settings
 from pseudo_labeling.slice_labels import HEAD_LEVEL
 from pseudo_labeling.slices import read_scan, window_volume
 from pseudo_labeling.weights import models

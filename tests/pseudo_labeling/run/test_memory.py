@@ -24,7 +24,8 @@ LABEL = """
 import sys
 from pathlib import Path
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
-from pseudo_labeling.settings import PRESETS, Settings
+from pseudo_labeling.presets import PRESETS
+from pseudo_labeling.settings import Settings
 
 settings = Settings().merged(PRESETS["embedded"]).merged({"classifier": {"epochs": 1, "image_size": 96}})
 dataset = Path(sys.argv[1])

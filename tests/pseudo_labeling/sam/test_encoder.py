@@ -119,7 +119,7 @@ def test_auto_is_bfloat16_for_a_vit_where_it_is_fast(embedded: Sam, vit: Sam) ->
 
 def test_fp16_is_refused(embedded: Sam) -> None:
     with pytest.raises(UserError, match=r"sam\.precision.*fp16.*auto, fp32 or bf16"):
-        SamSegmenter(embedded, SamSettings(precision="fp16"))  # type: ignore[arg-type]
+        uses_bfloat16(embedded, "fp16", CPU)
     with pytest.raises(UserError, match=r"sam\.precision.*fp16"):
         Settings().merged({"sam": {"precision": "fp16"}})
 
