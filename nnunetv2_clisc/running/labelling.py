@@ -16,8 +16,7 @@ from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptio
 from nnunetv2_clisc.running.parts import Part, resolve_part
 from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.weights import files as weight_files
-from pseudo_labeling.weights.files import WeightSpecs
+from pseudo_labeling.weights.files import WeightSpecs, cache_dir, paper_available
 
 if TYPE_CHECKING:  # imports torch, which mistakes of the user need not wait for
     from pseudo_labeling.run.finish import Summary
@@ -28,16 +27,14 @@ logger = logging.getLogger(__name__)
 def resolve_weights(weights: str | None, clip: str | None, sam: str | None, classifier: str | None) -> WeightSpecs:
     """Fill in what was not said: the published weights where their files are present, else the embedded ones."""
     if weights is None:
-        weights = "paper" if weight_files.paper_available() else "embedded"
+        weights = "paper" if paper_available() else "embedded"
         if weights == "embedded" and (clip is None or sam is None):
             logger.info(
                 "--weights: the published weights are not in %s, so the embedded ones are used (small, trained on "
                 "phantoms); `nnUNetv2_clisc weights download` fetches the published ones",
-                weight_files.cache_dir(),
+                cache_dir(),
             )
-    others = (
-        weights if weights in ("embedded", "paper") else ("paper" if weight_files.paper_available() else "embedded")
-    )
+    others = weights if weights in ("embedded", "paper") else ("paper" if paper_available() else "embedded")
     specs = (clip or others, sam or weights, classifier or ("paper" if others == "paper" else "none"))
     # the trainer reads the SAM's file again later, from wherever it is started
     return WeightSpecs(*(str(Path(spec).resolve()) if Path(spec).is_file() else spec for spec in specs))

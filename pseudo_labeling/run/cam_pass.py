@@ -27,8 +27,8 @@ from pseudo_labeling.run.inputs import RunContext
 from pseudo_labeling.run.workspace import ENDING, key_of
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
 from pseudo_labeling.slices import Grid, squares_from_image, write_mask
-from pseudo_labeling.weights import files as weights
-from pseudo_labeling.weights import models
+from pseudo_labeling.weights.files import identify
+from pseudo_labeling.weights.models import load_resnet50_state
 
 RAW, AMDA = "raw", "amda"
 
@@ -144,8 +144,8 @@ class CamPasses:
             settings.window,
             settings.classifier,
             settings.seed,
-            weights.identify("clip", specs.clip).sha256,
-            weights.identify("resnet50", specs.classifier).sha256,
+            identify("clip", specs.clip).sha256,
+            identify("resnet50", specs.classifier).sha256,
         )
 
     def _key(self, name: str) -> str | None:
@@ -187,7 +187,7 @@ class CamPasses:
         clip = self.run.clip if settings.backbone in ("auto", "clip") else None
         imagenet = None
         if settings.backbone in ("auto", "resnet50"):
-            imagenet = models.load_resnet50_state(self.run.specs.classifier)
+            imagenet = load_resnet50_state(self.run.specs.classifier)
         return build_classifier(settings, clip, imagenet, self.settings.seed)
 
     def _make_cam(self, name: str, case: str, slices: np.ndarray, classifier: SliceClassifier, key: str) -> None:

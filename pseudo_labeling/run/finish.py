@@ -14,7 +14,7 @@ from pseudo_labeling.run.inputs import RunContext
 from pseudo_labeling.run.mask_pass import STAGE, MaskPass
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.slice_labels import SliceLabels
-from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights.files import identify
 
 PACKAGES = (
     "nnunetv2-clisc",
@@ -98,9 +98,9 @@ def _write_dataset_json(
     content["clisc"] = {
         "settings": run.settings.to_dict(),
         "weights": {
-            "clip": dataclasses.asdict(weights.identify("clip", run.specs.clip)),
-            "sam": dataclasses.asdict(weights.identify("sam", run.specs.sam)),
-            "classifier": dataclasses.asdict(weights.identify("resnet50", run.specs.classifier)),
+            "clip": dataclasses.asdict(identify("clip", run.specs.clip)),
+            "sam": dataclasses.asdict(identify("sam", run.specs.sam)),
+            "classifier": dataclasses.asdict(identify("resnet50", run.specs.classifier)),
         },
         "classifier": {"initial_weights": classifier["origin"], "best_epoch": classifier["best_epoch"]},
         "digests": {  # a trainer sees by them whether it is given these labels and scans

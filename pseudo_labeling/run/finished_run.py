@@ -24,8 +24,8 @@ from pseudo_labeling.slice_labels import (
     labels_from_probability,
     tumour_probability,
 )
-from pseudo_labeling.weights import files as weights
-from pseudo_labeling.weights import models
+from pseudo_labeling.weights.files import identify
+from pseudo_labeling.weights.models import ClipBundle, SamBundle, load_clip, load_sam
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ class Networks:
         self.clip_spec, self.sam_spec = clip, sam
 
     @cached_property
-    def clip(self) -> models.ClipBundle:
-        return models.load_clip(self.clip_spec, self.device)
+    def clip(self) -> ClipBundle:
+        return load_clip(self.clip_spec, self.device)
 
     @cached_property
-    def sam(self) -> models.SamBundle:
-        return models.load_sam(self.sam_spec, self.device)
+    def sam(self) -> SamBundle:
+        return load_sam(self.sam_spec, self.device)
 
 
 class FirstPass:
@@ -87,9 +87,9 @@ class FirstPass:
         Raises:
             UserError: the classifier is missing or damaged.
         """
-        used = {"clip": weights.identify("clip", self.networks.clip_spec)}
+        used = {"clip": identify("clip", self.networks.clip_spec)}
         if sam:
-            used["sam"] = weights.identify("sam", self.networks.sam_spec)
+            used["sam"] = identify("sam", self.networks.sam_spec)
         for role, record in used.items():
             if record.sha256 != self.recorded[role]["sha256"]:
                 logger.warning("%s: %s is not the file that made the labels", self.files.dataset.name, record.name)

@@ -21,8 +21,8 @@ from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Grid, fits_beside_another, read_grid, read_slices
-from pseudo_labeling.weights import models
 from pseudo_labeling.weights.files import WeightSpecs
+from pseudo_labeling.weights.models import ClipBundle, load_clip
 
 TABLE = "slice_labels.csv"
 logger = logging.getLogger(__name__)
@@ -77,9 +77,9 @@ class RunContext:
         return {case: sha256_of(self.files.image(case)) for case in bar}
 
     @cached_property
-    def clip(self) -> models.ClipBundle:
+    def clip(self) -> ClipBundle:
         """CLIP, loaded once, when it is needed."""
-        return models.load_clip(self.specs.clip, self.device)
+        return load_clip(self.specs.clip, self.device)
 
     def expect(self, cases: Sequence[str]) -> None:
         """Say in which order :meth:`read` will be called: the next scan is read while one is worked on."""

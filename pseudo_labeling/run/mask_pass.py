@@ -15,8 +15,8 @@ from pseudo_labeling.run.overlays import save_overlay
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.slices import Grid, write_mask
-from pseudo_labeling.weights import files as weights
-from pseudo_labeling.weights import models
+from pseudo_labeling.weights.files import identify
+from pseudo_labeling.weights.models import load_sam
 
 STAGE = "masks"
 
@@ -46,7 +46,7 @@ class MaskPass:
 
     def prepare(self) -> None:
         """Load SAM, so that a broken weight file is no failure of a case."""
-        model = models.load_sam(self.run.specs.sam, self.run.device).model
+        model = load_sam(self.run.specs.sam, self.run.device).model
         self._segmenter = SamSegmenter(model, self.run.settings.sam, self.run.device)
 
     def make(self, case: str) -> Callable[[], object]:
@@ -105,6 +105,6 @@ class MaskPass:
             settings.window,
             settings.prompts,
             settings.sam,
-            weights.identify("sam", self.run.specs.sam).sha256,
+            identify("sam", self.run.specs.sam).sha256,
             *(*self.run.squares(case), *self.run.ignored(case), *self.run.pixel_mm(case)),
         )

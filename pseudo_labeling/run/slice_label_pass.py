@@ -23,7 +23,7 @@ from pseudo_labeling.slice_labels import (
     read_image_labels,
     tumour_probability,
 )
-from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights.files import identify
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class SliceLabelPass:
         # the user's table is read when all cases are there; what is on disk for a case does not depend on it
         source: Any = GIVEN
         if by_clip:
-            clip = weights.identify("clip", self.run.specs.clip).sha256
+            clip = identify("clip", self.run.specs.clip).sha256
             source = [settings.normal_prompt, settings.tumour_prompt, clip]
         return key_of(self.run.images[case], source, self.run.settings.window, "slice_mm", *self.run.squares(case))
 

@@ -16,9 +16,9 @@ from pseudo_labeling.rivals.classical import CLASSES, EDGE_MM, classical_mask
 from pseudo_labeling.rivals.salip import Salip, SalipSettings
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Scan, axial_slices
-from pseudo_labeling.weights import models
 from pseudo_labeling.weights.checkpoints import read_state_dict
 from pseudo_labeling.weights.files import identify, locate
+from pseudo_labeling.weights.models import load_clip, load_sam, published_sam
 
 
 def classical_baseline(images: Path, output: Path, *, classes: int = CLASSES) -> list[Path]:
@@ -74,8 +74,8 @@ def salip_baseline(
     preset = "embedded" if specs.clip == "embedded" else "paper"
     labelling = Settings().merged(PRESETS[preset]).slice_labels
     salip = Salip(
-        models.load_sam(specs.sam, where).model,
-        models.load_clip(specs.clip, where),
+        load_sam(specs.sam, where).model,
+        load_clip(specs.clip, where),
         settings,
         labelling,
         where,
@@ -98,4 +98,4 @@ def salip_baseline(
 
 def _learned_one_mask(spec: str) -> bool:
     """Whether a SAM is of the embedded kind, which was trained for one mask a prompt only."""
-    return models.published_sam(read_state_dict(locate("sam", spec)[0])) is None
+    return published_sam(read_state_dict(locate("sam", spec)[0])) is None

@@ -21,8 +21,8 @@ from pseudo_labeling.run.workspace import ENDING
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import axial_slices, read_scan, write_mask
-from pseudo_labeling.weights import files as weights
-from pseudo_labeling.weights import models
+from pseudo_labeling.weights.files import identify, paper_available
+from pseudo_labeling.weights.models import load_sam
 
 SUMMARY = "sam_prompted.json"
 
@@ -64,10 +64,10 @@ def sam_prompted(
             f"--prompts-from {masks[unknown[0]]}: {images} has no scan of that name; give masks of its scans"
         )
     _check_output(output, (images, prompts_from))
-    spec = sam_weights or ("paper" if weights.paper_available() else "embedded")
+    spec = sam_weights or ("paper" if paper_available() else "embedded")
     where = usable_device(device)
-    record = weights.identify("sam", spec)
-    segmenter = SamSegmenter(models.load_sam(spec, torch.device(where)).model, device=where)
+    record = identify("sam", spec)
+    segmenter = SamSegmenter(load_sam(spec, torch.device(where)).model, device=where)
     facts = {"prompts": dataclasses.asdict(prompting), "blank_image": blank_image, "sam": dataclasses.asdict(record)}
     summary = output / SUMMARY
     remove_partial(output)  # of a run that was killed

@@ -16,7 +16,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from torchvision.models import ResNet50_Weights
 
 from dataset_conversion.errors import UserError
-from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights import files
 from pseudo_labeling.weights.table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 
 
@@ -40,10 +40,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (embedded / f"{role}.safetensors").write_bytes(f"small {role}".encode())
         table[role] = {"file": f"{role}.safetensors", "sha256": hashlib.sha256(f"small {role}".encode()).hexdigest()}
     (embedded / "weights.json").write_text(json.dumps(table))
-    monkeypatch.setattr(weights, "EMBEDDED_DIR", embedded)
-    monkeypatch.setattr(weights, "BY_NAME", TOYS)
-    monkeypatch.setattr(weights, "WEIGHTS", tuple(TOYS.values()))
-    monkeypatch.setattr(weights, "PAPER", {"clip": "a_clip", "sam": "a_sam", "resnet50": "a_resnet"})
+    monkeypatch.setattr(files, "EMBEDDED_DIR", embedded)
+    monkeypatch.setattr(files, "BY_NAME", TOYS)
+    monkeypatch.setattr(files, "WEIGHTS", tuple(TOYS.values()))
+    monkeypatch.setattr(files, "PAPER", {"clip": "a_clip", "sam": "a_sam", "resnet50": "a_resnet"})
     folder = tmp_path / "cache"
     folder.mkdir()
     monkeypatch.setenv("CLISC_WEIGHTS", str(folder))
@@ -90,25 +90,25 @@ def test_registry_is_free_of_torch() -> None:
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CLISC_WEIGHTS", str(tmp_path))
-    assert weights.cache_dir() == tmp_path
+    assert files.cache_dir() == tmp_path
     monkeypatch.delenv("CLISC_WEIGHTS")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights.cache_dir() == tmp_path / ".cache" / "nnunetv2_clisc"
+    assert files.cache_dir() == tmp_path / ".cache" / "nnunetv2_clisc"
 
 
 def test_paper_is_available_when_all_three_files_are_whole(cache: Path) -> None:
-    assert not weights.paper_available()
+    assert not files.paper_available()
     fill(cache)
-    assert weights.paper_available()
+    assert files.paper_available()
     (cache / "a_sam.bin").write_bytes(b"sa")
-    assert not weights.paper_available()
+    assert not files.paper_available()
 
 
 def test_list_tells_states_apart(cache: Path) -> None:
     (cache / "a_clip.bin").write_bytes(b"CLIP")  # right size, wrong content: a listing does not read files
     (cache / "a_sam.bin").write_bytes(b"sa")
     (cache / "a_resnet.bin.part").write_bytes(b"res")
-    rows = weights.list_weights()
+    rows = files.list_weights()
     states = {row.file.name: row.state for row in rows}
     assert states == {
         "embedded_clip": "present",
@@ -124,7 +124,7 @@ def test_list_tells_states_apart(cache: Path) -> None:
 def test_verify_reads_what_is_there(cache: Path) -> None:
     (cache / "a_clip.bin").write_bytes(b"CLIP")
     (cache / "a_sam.bin").write_bytes(b"sam")
-    rows = {row.file.name: row for row in weights.verify()}
+    rows = {row.file.name: row for row in files.verify()}
     assert {name: row.state for name, row in rows.items()} == {
         "embedded_clip": "ok",
         "embedded_sam": "ok",
@@ -137,13 +137,13 @@ def test_verify_reads_what_is_there(cache: Path) -> None:
 
 def test_download_skips_what_is_there_and_knows_paper(cache: Path) -> None:
     fill(cache)
-    assert weights.download(["paper"]) == [cache / f"{name}.bin" for name in ("a_clip", "a_sam", "a_resnet")]
-    assert weights.download(["a_sam", "all", "a_sam"])[0] == cache / "a_sam.bin"
+    assert files.download(["paper"]) == [cache / f"{name}.bin" for name in ("a_clip", "a_sam", "a_resnet")]
+    assert files.download(["a_sam", "all", "a_sam"])[0] == cache / "a_sam.bin"
 
 
 def test_download_of_unknown_name_lists_the_known(cache: Path) -> None:
     with pytest.raises(UserError, match=r"'sam2'.*paper.*a_sam"):
-        weights.download(["a_clip", "sam2"])
+        files.download(["a_clip", "sam2"])
     assert list(cache.iterdir()) == []  # nothing was fetched before the mistake was seen
 
 
@@ -152,26 +152,26 @@ def test_download_of_unknown_name_lists_the_known(cache: Path) -> None:
 
 def test_identify_is_the_record_beside_outputs(cache: Path) -> None:
     fill(cache)
-    record = weights.identify("sam", "paper")
+    record = files.identify("sam", "paper")
     assert dataclasses.asdict(record) == {"spec": "paper", "name": "toy sam", "sha256": TOYS["a_sam"].sha256}
-    assert weights.identify("sam", "a_sam").sha256 == record.sha256
-    assert weights.identify("resnet50", "none") == weights.WeightRecord("none", "none", "")
-    assert weights.identify("clip", "embedded").name == "embedded clip"
+    assert files.identify("sam", "a_sam").sha256 == record.sha256
+    assert files.identify("resnet50", "none") == files.WeightRecord("none", "none", "")
+    assert files.identify("clip", "embedded").name == "embedded clip"
 
 
 def test_file_of_ones_own_goes_by_its_name(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.pth").write_bytes(b"abc")
-    record = weights.identify("sam", str(tmp_path / "mine.pth"))
-    assert record == weights.WeightRecord(str(tmp_path / "mine.pth"), "mine.pth", hashlib.sha256(b"abc").hexdigest())
+    record = files.identify("sam", str(tmp_path / "mine.pth"))
+    assert record == files.WeightRecord(str(tmp_path / "mine.pth"), "mine.pth", hashlib.sha256(b"abc").hexdigest())
 
 
 def test_changed_file_gets_a_new_hash(cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
     path.write_bytes(b"abc")
-    before = weights.identify("sam", str(path)).sha256
+    before = files.identify("sam", str(path)).sha256
     path.write_bytes(b"abd")
     os.utime(path, ns=(1, 1))
-    assert weights.identify("sam", str(path)).sha256 != before
+    assert files.identify("sam", str(path)).sha256 != before
 
 
 @pytest.mark.parametrize("spec", ["paper", "a_sam", "path"])
@@ -180,35 +180,35 @@ def test_known_name_with_another_hash_is_refused(cache: Path, tmp_path: Path, sp
     with pytest.raises(
         UserError, match=rf"a_sam\.bin: SHA-256 is .* but that of toy sam is {TOYS['a_sam'].sha256[:12]}"
     ):
-        weights.identify("sam", str(cache / "a_sam.bin") if spec == "path" else spec)
+        files.identify("sam", str(cache / "a_sam.bin") if spec == "path" else spec)
 
 
 def test_damaged_embedded_file_is_refused(cache: Path) -> None:
-    (weights.EMBEDDED_DIR / "clip.safetensors").write_bytes(b"changed")
+    (files.EMBEDDED_DIR / "clip.safetensors").write_bytes(b"changed")
     with pytest.raises(UserError, match="reinstall the package"):
-        weights.identify("clip", "embedded")
+        files.identify("clip", "embedded")
 
 
 def test_missing_table_of_embedded_weights_is_named(cache: Path) -> None:
-    (weights.EMBEDDED_DIR / "weights.json").unlink()
+    (files.EMBEDDED_DIR / "weights.json").unlink()
     with pytest.raises(UserError, match=r"weights\.json"):
-        weights.identify("clip", "embedded")
+        files.identify("clip", "embedded")
 
 
 def test_missing_paper_file_says_how_to_get_it(cache: Path) -> None:
     with pytest.raises(UserError, match=r"a_sam\.bin: .* weights download paper`, or use --weights embedded"):
-        weights.identify("sam", "paper")
+        files.identify("sam", "paper")
 
 
 def test_missing_file_and_folder_are_told_apart(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.pth: no such weight file"):
-        weights.identify("sam", str(tmp_path / "nowhere.pth"))
+        files.identify("sam", str(tmp_path / "nowhere.pth"))
     with pytest.raises(UserError, match="a folder"):
-        weights.identify("sam", str(tmp_path))
+        files.identify("sam", str(tmp_path))
 
 
 def test_weights_of_another_role_are_refused(cache: Path) -> None:
     with pytest.raises(UserError, match="is no clip; names that fit: a_clip"):
-        weights.identify("clip", "a_sam")
+        files.identify("clip", "a_sam")
     with pytest.raises(UserError, match="carries none for resnet50"):
-        weights.identify("resnet50", "embedded")
+        files.identify("resnet50", "embedded")

@@ -21,7 +21,7 @@ from segment_anything.modeling import Sam
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import sha256_of
 from pseudo_labeling.embedded.models import build_embedded_clip, build_embedded_sam, embedded_clip_preprocess
-from pseudo_labeling.weights import files as weights
+from pseudo_labeling.weights import files
 from pseudo_labeling.weights.models import load_clip, load_resnet50_state, load_sam, published_sam
 
 TEXTS = ["a slice with a tumour", "a normal slice"]
@@ -240,7 +240,7 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save_file({name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}, path)
         table[role] = {"file": path.name, "sha256": sha256_of(path)}
     (tmp_path / "weights.json").write_text(json.dumps(table))
-    monkeypatch.setattr(weights, "EMBEDDED_DIR", tmp_path)
+    monkeypatch.setattr(files, "EMBEDDED_DIR", tmp_path)
     return tmp_path
 
 
