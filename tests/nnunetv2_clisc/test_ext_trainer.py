@@ -72,7 +72,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project to build from, without the weights."""
     target = tmp_path_factory.mktemp("source") / "project"
     skipped = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "__pycache__", "*.safetensors", "tests", "demo_output", "runs"
+        ".*", "build", "dist", "*.egg-info", "__pycache__", "*.safetensors", "demo_output", "runs"
     )
     shutil.copytree(PROJECT, target, ignore=skipped)
     return target
@@ -90,9 +90,10 @@ def test_found_without_a_variable_and_gone_after_uninstalling(installed: Environ
     modules = "import sys, json; print(json.dumps(sorted(sys.modules)))"
     found = installed.run(LOOK_UP)
     where = source if installed.kind == "editable" else installed.packages  # type: ignore[attr-defined]
-    assert f"FROM {where / 'nnunetv2_clisc' / 'trainer.py'} nnunetv2_clisc.training.trainer" in found
+    assert f"FROM {where / 'nnunetv2_clisc' / 'training' / 'trainer.py'} nnunetv2_clisc.training.trainer" in found
     loaded = set(json.loads(installed.run(modules)))
     with_package = best_of(installed)
+    assert not {"tests", "tools", "benchmarks"} & {path.name for path in installed.packages.iterdir()}
 
     installed.pip("uninstall", "-y", "nnunetv2-clisc")
     assert installed.files() == installed.fresh
