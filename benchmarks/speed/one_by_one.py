@@ -39,7 +39,7 @@ from pseudo_labeling.run.pipeline import PseudoLabeling
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import read_slices, squares_from_image, write_mask
-from pseudo_labeling.weights.models import load_clip, load_sam
+from pseudo_labeling.weights import models
 from speed.data import EMBEDDED
 from speed.figures import save_cam_figure, save_mask_figure
 from speed.measure import Clock
@@ -112,10 +112,10 @@ class OneByOne:
 
     def load(self) -> None:
         """Load both networks."""
-        self.clip = load_clip("embedded", self.device)
+        self.clip = models.load_clip("embedded", self.device)
         prompts = [self.settings.slice_labels.normal_prompt, self.settings.slice_labels.tumour_prompt]
         self._tokens = self.clip.tokenizer(prompts).to(self.device)
-        self._predictor = SamPredictor(load_sam("embedded", self.device).model)
+        self._predictor = SamPredictor(models.load_sam("embedded", self.device).model)
 
     @contextmanager
     def training(self, epochs: list[int]) -> Iterator[None]:
