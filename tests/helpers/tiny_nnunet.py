@@ -62,9 +62,6 @@ class Quick:
     min_iterations = 3
     cpu_bfloat16 = False
 
-    def sam_spec(self) -> str:
-        return __file__  # any file that exists
-
     def build_segmenter(self) -> Segment:
         return by_brightness
 
