@@ -166,6 +166,16 @@ def tiny(planned: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert digest(planned.preprocessed) == before, "training wrote into nnUNet_preprocessed"
 
 
+@pytest.fixture
+def found_by_nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nnU-Net and its commands find `QuickTrainer` in a trainer folder of the user's own."""
+    folder = tmp_path / "trainers"
+    folder.mkdir()
+    (folder / "quick.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+
+
 def digest(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder."""
     return {

@@ -17,22 +17,10 @@ from nnunetv2_clisc.training.fold_data import FoldData
 from nnunetv2_clisc.training.relabel_part import relabel_share
 from nnunetv2_clisc.training.s3f import load_agreement
 from tests.helpers.commands import Run, program
-from tests.helpers.paths import PROJECT
 from tests.helpers.tiny_nnunet import CASES, CLISC_ENTRY, NAME, TinyDataset, digest
 from tests.helpers.trained_fold import back_to
 
 TRAIN = CASES[:5]
-
-
-@pytest.fixture
-def found_by_nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the installed commands find `QuickTrainer`, as nnU-Net finds any trainer outside of it."""
-    folder = tmp_path / "trainers"
-    folder.mkdir()
-    (folder / "quick.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
-    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
-    root = str(PROJECT)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
 
 
 def relabel(number: int) -> list[object]:

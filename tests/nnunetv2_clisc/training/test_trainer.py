@@ -20,7 +20,6 @@ from nnunetv2_clisc.training import trainer as trainers
 from nnunetv2_clisc.training.checkpoints import export_stock, read_checkpoint
 from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_noSelfTraining, CLISCTrainer_small
 from tests.helpers.commands import program
-from tests.helpers.paths import PROJECT
 from tests.helpers.tiny_nnunet import CASES, NAME, QuickTrainer, TinyDataset, lesion
 
 VARIANTS = [name for name in dir(trainers) if name.startswith("CLISCTrainer")]
@@ -72,16 +71,9 @@ def test_small_variant_mirrors_in_training_only(tiny: TinyDataset) -> None:
     assert full.inference_allowed_mirroring_axes == (0, 1, 2)
 
 
-def test_installed_commands_train_predict_and_export(tiny: TinyDataset, tmp_path: Path) -> None:
+def test_installed_commands_train_predict_and_export(tiny: TinyDataset, found_by_nnunet: None, tmp_path: Path) -> None:
     """`nnUNetv2_train` with a user's own trainer folder, `nnUNetv2_predict`, and the export for stock nnU-Net."""
-    extension = tmp_path / "extension"
-    extension.mkdir()
-    (extension / "mine.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
-    environment = os.environ | {
-        "nnUNet_extTrainer": str(extension),
-        "PYTHONPATH": str(PROJECT),
-        "nnUNet_n_proc_DA": "1",  # data loading in another process, as usual
-    }
+    environment = os.environ | {"nnUNet_n_proc_DA": "1"}  # data loading in another process, as usual
     common = ["-device", "cpu"]
 
     def run(*command: str) -> str:
