@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import Run, convert, label_arguments, make_scans, program
-from tests.helpers.tiny_nnunet import planned, tiny  # noqa: F401  (fixtures)
+from tests.helpers.commands import Run, make_scans, program
+from tests.helpers.labelled_dataset import labelled, reference  # noqa: F401  (fixtures)
+from tests.helpers.tiny_nnunet import found_by_nnunet, planned, tiny  # noqa: F401  (fixtures)
 from tests.helpers.trained_fold import fold, trained  # noqa: F401  (fixtures)
 
 
@@ -41,21 +42,3 @@ def clisc() -> Run:
         return result
 
     return run
-
-
-@pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
-    """nnU-Net's folders with the pseudo-labelled dataset 501; never written to by a test."""
-    parent = tmp_path_factory.mktemp("labelled")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (parent / name).mkdir()
-            patch.setenv(name, str(parent / name))
-
-        def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-            command = [program("nnUNetv2_clisc"), *map(str, arguments)]
-            return subprocess.run(command, check=True, capture_output=True, text=True)
-
-        convert(run, scans, "--labels", scans / "labels")
-        run(*label_arguments())
-    return parent

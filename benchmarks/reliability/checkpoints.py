@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from benchmarks.reliability.damage import Damaged, Wrong
 from benchmarks.reliability.mutations import Rng, choice, damaged_bytes
-from nnunetv2_clisc.training.plans import read_checkpoint
+from nnunetv2_clisc.training.checkpoints import read_checkpoint
 from pseudo_labeling.embedded.models import build_embedded_clip, build_embedded_sam
 from pseudo_labeling.run.classifier_files import load_state
 from pseudo_labeling.weights.checkpoints import read_state_dict

@@ -56,7 +56,7 @@ def add_export_stock(commands: Commands) -> None:
 
 
 def _export_stock(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.training.plans import export_stock
+    from nnunetv2_clisc.training.checkpoints import export_stock
 
     print(export_stock(args.model / f"fold_{args.fold}", args.output))
     return 0

@@ -12,8 +12,8 @@ from typing import Any
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json
 from nnunetv2_clisc.report.sources import Run
+from nnunetv2_clisc.training.checkpoints import read_checkpoint
 from nnunetv2_clisc.training.fold import newest_checkpoint
-from nnunetv2_clisc.training.plans import read_checkpoint
 from nnunetv2_clisc.training.s3f import Agreement, Decision
 
 

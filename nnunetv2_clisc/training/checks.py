@@ -4,57 +4,56 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import blosc2
-from nnunetv2.paths import nnUNet_raw
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.training.stale_labels import check_current, preprocess_command
+from nnunetv2_clisc.training.fold_data import FoldData
+from nnunetv2_clisc.training.stale_labels import check_current
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.weights.files import locate
 
-if TYPE_CHECKING:
-    from nnunetv2_clisc.training.rounds import SelfTraining
 
-
-def check_before_training(trainer: SelfTraining) -> None:
+def check_before_training(data: FoldData, *, rounds: int, use_s3f: bool, compare_files: bool = True) -> None:
     """Find what would stop a later stage before the first one has begun.
+
+    Args:
+        data: of the fold to train.
+        rounds: how many the trainer has.
+        use_s3f: whether it asks SAM between them.
+        compare_files: also compare labels and scans with those that were preprocessed; among ranks one does it.
 
     Raises:
         UserError: data, split, labels or scans that are missing or cannot be trained on; the SAM that S3F will
             ask is not there.
     """
-    if trainer.preprocessed_dataset_folder_base is None:
-        raise UserError("nnUNet_preprocessed: not set; export it and run the command again")
-    train, val = trainer.do_split()
-    where = f"splits_final.json, fold {trainer.fold}"
-    if not train or not val:
+    where = f"splits_final.json, fold {data.fold}"
+    if not data.train or not data.val:
         raise UserError(f"{where}: needs at least one training and one validation case")
-    for case in (*train, *val):
-        _check_preprocessed(trainer, case, where)
-    _check_complete(trainer)
-    if trainer.rounds == 2:
-        _check_labels(trainer)
-        for case in train if trainer.use_s3f else ():
-            if not (path := trainer.raw_scan(case)).is_file():
-                raise UserError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
-    if trainer.local_rank == 0:
-        check_current(trainer)
+    for case in (*data.train, *data.val):
+        _check_preprocessed(data, case, where)
+    _check_complete(data)
+    if rounds == 2:
+        _check_labels(data)
+        if use_s3f:
+            locate("sam", data.sam_spec)
+            for case in data.train:
+                if not (path := data.raw_scan(case)).is_file():
+                    raise UserError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
+    if compare_files:
+        check_current(data)
 
 
-def _check_preprocessed(trainer: SelfTraining, case: str, where: str) -> None:
-    folder = Path(trainer.preprocessed_dataset_folder)
-    if _whole(folder, case):
+def _check_preprocessed(data: FoldData, case: str, where: str) -> None:
+    if _whole(data.cases_folder, case):
         return
-    name = trainer.plans_manager.dataset_name
-    if nnUNet_raw.is_set() and (raw := Path(nnUNet_raw, name)).is_dir():
-        scan = raw / "imagesTr" / f"{case}_0000{trainer.dataset_json['file_ending']}"
+    if data.raw is not None and data.raw.is_dir():
+        scan = data.raw / "imagesTr" / f"{case}_0000{data.ending}"
         if not scan.exists():  # preprocessing again would not help
-            splits = [folder.parent / "splits_final.json", raw / "splits_final.json"]
+            splits = [data.folder / "splits_final.json", data.raw / "splits_final.json"]
             files = " and ".join(str(path) for path in splits if path.exists() and f'"{case}"' in path.read_text())
             raise UserError(f"{where}: case '{case}' has no scan {scan}; take it out of {files}, or put the scan back")
-    raise UserError(f"{where}: case '{case}' is not preprocessed, or not whole; run {preprocess_command(trainer)}")
+    raise UserError(f"{where}: case '{case}' is not preprocessed, or not whole; run {data.preprocess_command}")
 
 
 def _whole(folder: Path, case: str) -> bool:
@@ -69,28 +68,23 @@ def _whole(folder: Path, case: str) -> bool:
     return True
 
 
-def _check_complete(trainer: SelfTraining) -> None:
+def _check_complete(data: FoldData) -> None:
     """No training on pseudo-labels that are not, or were not when they were preprocessed, complete."""
-    name = trainer.plans_manager.dataset_name
-    if not nnUNet_raw.is_set() or not (raw := Workspace(Path(nnUNet_raw, name))).holds_pseudo_labels:
+    if data.raw is None or not (raw := Workspace(data.raw)).holds_pseudo_labels:
         return
-    if "clisc" not in trainer.dataset_json or not raw.complete:
+    if "clisc" not in data.dataset_json or not raw.complete:
         raise UserError(
-            f"{name}: its pseudo-labels are not complete, or were not when they were preprocessed; run "
-            f"nnUNetv2_clisc pseudo_label -d {int(name[7:10])} --stage finish, which names what is missing, then "
-            f"nnUNetv2_plan_and_preprocess -d {int(name[7:10])} again"
+            f"{data.name}: its pseudo-labels are not complete, or were not when they were preprocessed; run "
+            f"nnUNetv2_clisc pseudo_label -d {data.number} --stage finish, which names what is missing, then "
+            f"nnUNetv2_plan_and_preprocess -d {data.number} again"
         )
 
 
-def _check_labels(trainer: SelfTraining) -> None:
-    name = trainer.plans_manager.dataset_name
-    if "clisc" not in trainer.dataset_json:
-        number = int(name[7:10])
+def _check_labels(data: FoldData) -> None:
+    if "clisc" not in data.dataset_json:
         raise UserError(
-            f"{name}/dataset.json: has no 'clisc' entry; run nnUNetv2_clisc pseudo_label -d {number} and "
-            f"nnUNetv2_plan_and_preprocess -d {number} first"
+            f"{data.name}/dataset.json: has no 'clisc' entry; run nnUNetv2_clisc pseudo_label -d {data.number} and "
+            f"nnUNetv2_plan_and_preprocess -d {data.number} first"
         )
-    if len(trainer.label_manager.foreground_labels) != 1 or trainer.label_manager.has_regions:
-        raise UserError(f"{name}/dataset.json: self-training needs exactly one foreground label")
-    if trainer.use_s3f:
-        locate("sam", trainer.sam_spec())
+    if len(data.labels.foreground_labels) != 1 or data.labels.has_regions:
+        raise UserError(f"{data.name}/dataset.json: self-training needs exactly one foreground label")

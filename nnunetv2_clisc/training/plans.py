@@ -1,21 +1,15 @@
-"""The paper's 3D U-Net as nnU-Net plans, and the way back to stock nnU-Net."""
+"""The paper's 3D U-Net as nnU-Net plans."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from dataset_conversion.errors import UserError, explain, free_space
-from dataset_conversion.files import PARTIAL, sync
+from dataset_conversion.errors import UserError
 
 MULTIPLE = 16  # four halvings
 SMALLEST_EDGE = 4  # voxels an axis keeps at the bottleneck, nnU-Net's own limit
@@ -100,74 +94,3 @@ def _architecture(features: tuple[int, ...], patch: tuple[int, ...]) -> dict[str
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of ours onto the CPU; tensors and plain values only, so no code in the file can run.
-
-    Raises:
-        UserError: missing, truncated, not a checkpoint, or with anything but tensors and plain values in it.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such checkpoint; train first") from error
-    except OSError as error:
-        raise UserError(explain(error, path)) from error
-    except Exception as error:  # truncated zip, foreign file, pickled code: torch has an exception for each
-        raise UserError(f"{path}: not a complete checkpoint of a CLISC trainer; delete it and train again") from error
-    if not isinstance(checkpoint, dict) or not {"network_weights", "trainer_name", "init_args"} <= checkpoint.keys():
-        raise UserError(f"{path}: not a checkpoint of an nnU-Net trainer; give one written by a CLISC trainer")
-    return checkpoint
-
-
-def plain_values(value: Any) -> Any:
-    """NumPy scalars to Python numbers, in nested lists and dicts: what :func:`read_checkpoint` accepts."""
-    if isinstance(value, dict):
-        return {key: plain_values(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain_values(item) for item in value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
-    """Copy a trained fold into a model folder that nnU-Net predicts with when this package is not installed.
-
-    Args:
-        fold_folder: `…/CLISCTrainer__nnUNetPlans__3d_fullres/fold_0`.
-        out: model folder to create, for `nnUNetv2_predict_from_modelfolder -m`.
-
-    Returns:
-        The checkpoint written, which names `nnUNetTrainer` as its trainer.
-
-    Raises:
-        UserError: the fold is not trained yet, or `out` exists.
-    """
-    fold_folder, out = Path(fold_folder), Path(out)
-    if out.exists():
-        raise UserError(f"{out}: exists already; name a new folder")
-    checkpoint = read_checkpoint(fold_folder / "checkpoint_final.pth")
-    checkpoint["trainer_name"] = "nnUNetTrainer"
-    for leftover in out.parent.glob(f"{PARTIAL}*-{out.name}"):  # of an export that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = out.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{out.name}")
-    target = temporary / fold_folder.name / "checkpoint_final.pth"
-    try:
-        target.parent.mkdir(parents=True)
-        torch.save(checkpoint, target)
-        for name in ("plans.json", "dataset.json"):
-            shutil.copyfile(fold_folder.parent / name, temporary / name)
-        for path in (target, target.parent, *temporary.iterdir(), temporary):
-            sync(path)
-        os.replace(temporary, out)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        words = " ".join(str(error).split())[:100]  # torch calls a full disk a RuntimeError
-        raise UserError(
-            f"{out}: could not be written whole ({words}; {free_space(out)}); make room and run the same command again"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync(out.parent)
-    return out / fold_folder.name / "checkpoint_final.pth"

@@ -6,8 +6,9 @@ import json
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -16,12 +17,14 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from tqdm import tqdm
 
 from dataset_conversion.files import sha256_of
 from dataset_conversion.scans.volumes import write_image_with
 from nnunetv2_clisc.training.fold import OUTSIDE, FoldFolder, outside_mask, write_training_case
+from nnunetv2_clisc.training.fold_data import FoldData
 from nnunetv2_clisc.training.s3f import (
     Agreement,
     Decision,
@@ -37,19 +40,54 @@ from nnunetv2_clisc.training.s3f import (
 from pseudo_labeling.roi import large_components
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.sam.segmenter import SamSegmenter
-from pseudo_labeling.settings import Settings
-
-if TYPE_CHECKING:
-    from nnunetv2_clisc.training.rounds import SelfTraining
+from pseudo_labeling.weights.models import load_sam
 
 
-def prompted_sam(segmenter: SamSegmenter, settings: Settings) -> Segment:
-    """SAM behind the prompts of the first pass."""
+def first_pass_sam(data: FoldData, device: torch.device) -> Segment:
+    """SAM with the weights and prompts that made the pseudo-labels."""
+    sam = load_sam(data.sam_spec, device)
+    if sam.sha256 != data.dataset_json["clisc"]["weights"]["sam"].get("sha256"):
+        data.log(f"CLISC: WARNING, {sam.name} is not the file that made the pseudo-labels")
+    settings = data.settings
+    segmenter = SamSegmenter(sam.model, settings.sam, device)
 
     def segment(images: np.ndarray, roi: np.ndarray, pixel_mm: float) -> np.ndarray:
         return segmenter.segment(images, roi, settings.prompts, pixel_mm)[0]
 
     return segment
+
+
+def predictor_of(trainer: nnUNetTrainer, tile_step: float) -> nnUNetPredictor:
+    """Predicts with the network and the settings that a trainer has now.
+
+    Args:
+        trainer: any trainer of nnU-Net, initialised.
+        tile_step: between the tiles, as a share of the patch.
+    """
+    predictor = nnUNetPredictor(tile_step_size=tile_step, device=trainer.device, allow_tqdm=False)
+    predictor.manual_initialization(
+        trainer.network.module if trainer.is_ddp else trainer.network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        None,
+        trainer.dataset_json,
+        trainer.__class__.__name__,
+        trainer.inference_allowed_mirroring_axes,
+    )
+    return predictor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train one network together, and which of them this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            dist.barrier()
 
 
 class Relabelling:
@@ -58,21 +96,20 @@ class Relabelling:
     Labels are not read, neither pseudo nor manual ones: the new labels come from the scans and the network alone.
 
     Args:
-        trainer: holds the network of round 1 and says how to predict.
+        data: of the fold.
         folder: output of the fold.
-        settings: window, prompts and β of the dataset's labels.
+        predictor: with the network of round 1.
         segment: SAM, or None to keep every case (no S3F).
+        ranks: who shares the cases.
     """
 
-    def __init__(self, trainer: SelfTraining, folder: FoldFolder, settings: Settings, segment: Segment | None) -> None:
-        self.trainer = trainer
-        self.folder = folder
-        self.settings = settings
-        self.segment = segment
-        self.ending = str(trainer.dataset_json["file_ending"])
-        self.preprocessed = Path(trainer.preprocessed_dataset_folder)
-        self.patch = trainer.plans_manager.get_configuration(trainer.configuration_name).patch_size
-        self.predictor = _predictor(trainer)
+    def __init__(
+        self, data: FoldData, folder: FoldFolder, predictor: nnUNetPredictor, segment: Segment | None, ranks: Ranks
+    ) -> None:
+        self.data, self.folder = data, folder
+        self.predictor, self.segment, self.ranks = predictor, segment, ranks
+        self.settings = data.settings
+        self.patch = data.plans.get_configuration(data.configuration_name).patch_size  # the one of training
 
     def run(self, cases: Sequence[str]) -> None:
         """Relabel the cases, shared among the ranks; rank 0 writes the table.
@@ -80,15 +117,13 @@ class Relabelling:
         Args:
             cases: the fold's training cases, in the same order on every rank.
         """
-        trainer = self.trainer
         todo = [case for case in cases if load_agreement(self.folder.finished_cases, case) is None]
-        trainer.barrier()  # no rank may finish a case before all have made the same list
-        world = dist.get_world_size() if trainer.is_ddp else 1
+        self.ranks.barrier()  # no rank may finish a case before all have made the same list
         if len(todo) < len(cases):
-            trainer.print_to_log_file(f"CLISC: {len(cases) - len(todo)} of {len(cases)} cases are done already")
-        self.relabel(todo[trainer.local_rank :: world])
-        trainer.barrier()
-        if trainer.local_rank == 0:
+            self.data.log(f"CLISC: {len(cases) - len(todo)} of {len(cases)} cases are done already")
+        self.relabel(todo[self.ranks.rank :: self.ranks.world])
+        self.ranks.barrier()
+        if self.ranks.rank == 0:
             self._finish([self._finished(case) for case in cases])
 
     def relabel(self, cases: Sequence[str], failures: CaseFailures | None = None) -> None:
@@ -101,7 +136,7 @@ class Relabelling:
         for name in ("predictions", "sam", "dropped"):
             (self.folder.s3f / name).mkdir(parents=True, exist_ok=True)
         with _reproducible():
-            for case in tqdm(cases, desc="relabelling", unit="case", disable=self.trainer.local_rank != 0):
+            for case in tqdm(cases, desc="relabelling", unit="case", disable=self.ranks.rank != 0):
                 if load_agreement(self.folder.finished_cases, case) is None:
                     with failures.of(case) if failures is not None else nullcontext():
                         save_agreement(self.folder.finished_cases, self._relabel(case))
@@ -111,46 +146,35 @@ class Relabelling:
         logits, properties = self._predict(case)
         logits = without_islands(logits, self.settings.s3f.keep_fraction)
         self._write_training_case(case, logits, properties)
-        image = self.trainer.raw_scan(case) if self.segment is not None else None
-        prediction = self.folder.prediction(case, self.ending)
+        image = self.data.raw_scan(case) if self.segment is not None else None
+        prediction = self.folder.prediction(case, self.data.ending)
         voxels = self._write_prediction(prediction, logits, properties)
         if self.segment is None or image is None:
             return Agreement(case, voxels)
-        sam_mask = self.folder.sam_mask(case, self.ending)
+        sam_mask = self.folder.sam_mask(case, self.data.ending)
         return compare_case(case, image, prediction, sam_mask, self.settings.window, self.segment)
 
     def _predict(self, case: str) -> tuple[torch.Tensor, dict[str, Any]]:
-        data = blosc2.open(urlpath=str(self.preprocessed / f"{case}.b2nd"), mode="r", dparams={"nthreads": 1})[:]
-        with open(self.preprocessed / f"{case}.pkl", "rb") as file:
+        data = blosc2.open(urlpath=str(self.data.cases_folder / f"{case}.b2nd"), mode="r", dparams={"nthreads": 1})[:]
+        with open(self.data.cases_folder / f"{case}.pkl", "rb") as file:
             properties = pickle.load(file)  # written by nnU-Net's preprocessing on this machine
         return self.predictor.predict_sliding_window_return_logits(torch.from_numpy(data)).cpu(), properties
 
     def _write_training_case(self, case: str, logits: torch.Tensor, properties: dict[str, Any]) -> None:
-        trainer = self.trainer
-        seg = np.asarray(trainer.label_manager.convert_logits_to_segmentation(logits)).astype(np.int16)[None]
-        if any(trainer.configuration_manager.use_mask_for_norm):
-            outside = outside_mask(
-                trainer.raw_scans(case),
-                properties,
-                trainer.plans_manager,
-                trainer.configuration_manager,
-                seg.shape[1:],
-            )
+        data = self.data
+        seg = np.asarray(data.labels.convert_logits_to_segmentation(logits)).astype(np.int16)[None]
+        if any(data.configuration.use_mask_for_norm):
+            outside = outside_mask(data.raw_scans(case), properties, data.plans, data.configuration, seg.shape[1:])
             seg[(seg == 0) & outside] = OUTSIDE
-        labels = trainer.label_manager.foreground_labels
-        write_training_case(self.preprocessed, self.folder.training_files, case, seg, labels, self.patch)
+        labels = data.labels.foreground_labels
+        write_training_case(data.cases_folder, self.folder.training_files, case, seg, labels, self.patch)
 
     def _write_prediction(self, path: Path, logits: torch.Tensor, properties: dict[str, Any]) -> int:
-        trainer = self.trainer
+        data = self.data
         seg = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits,
-            trainer.plans_manager,
-            trainer.configuration_manager,
-            trainer.label_manager,
-            properties,
-            num_threads_torch=torch.get_num_threads(),
+            logits, data.plans, data.configuration, data.labels, properties, num_threads_torch=torch.get_num_threads()
         )
-        writer = trainer.plans_manager.image_reader_writer_class()
+        writer = data.plans.image_reader_writer_class()
         write_image_with(lambda temporary: writer.write_seg(seg, str(temporary), properties), path)
         return int((sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))) > 0).sum())
 
@@ -170,22 +194,22 @@ class Relabelling:
             wanted = self.settings.to_dict()
             summary |= {"beta": self.settings.s3f.beta, "threshold": threshold}
             summary |= {"settings": {name: wanted[name] for name in ("window", "prompts", "sam", "s3f")}}
-            summary |= {"sam": self.trainer.dataset_json["clisc"].get("weights", {}).get("sam")}
+            summary |= {"sam": self.data.dataset_json["clisc"].get("weights", {}).get("sam")}
             for decision in decisions:
                 if not decision.kept:
                     self._draw(decision)
         write_results(self.folder.s3f, decisions, json.loads(json.dumps(summary)))
         kept = sum(d.kept for d in decisions)
-        self.trainer.print_to_log_file(f"CLISC: {kept} of {len(decisions)} training cases go into round 2")
+        self.data.log(f"CLISC: {kept} of {len(decisions)} training cases go into round 2")
 
     def _draw(self, decision: Decision) -> None:
         case = decision.agreement.case
         draw_case(
             self.folder.picture(case),
             decision,
-            self.trainer.raw_scan(case),
-            self.folder.prediction(case, self.ending),
-            self.folder.sam_mask(case, self.ending),
+            self.data.raw_scan(case),
+            self.folder.prediction(case, self.data.ending),
+            self.folder.sam_mask(case, self.data.ending),
             self.settings.window,
             self.settings.prompts,
         )
@@ -212,21 +236,6 @@ def without_islands(logits: torch.Tensor, keep_fraction: float) -> torch.Tensor:
     logits = logits.clone()  # the predictor's own cannot be written to
     logits[1, islands] = logits[0, islands] - 1
     return logits
-
-
-def _predictor(trainer: SelfTraining) -> nnUNetPredictor:
-    predictor = nnUNetPredictor(tile_step_size=trainer.relabelling_step, device=trainer.device, allow_tqdm=False)
-    network = trainer.network.module if trainer.is_ddp else trainer.network
-    predictor.manual_initialization(
-        network,
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        None,
-        trainer.dataset_json,
-        trainer.__class__.__name__,
-        trainer.inference_allowed_mirroring_axes,
-    )
-    return predictor
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.environment import nnunet_device
 from nnunetv2_clisc.running.parts import Part
-from nnunetv2_clisc.training.rounds import SelfTraining
+from nnunetv2_clisc.training.checks import check_before_training
+from nnunetv2_clisc.training.rounds import STOP_VARIABLE, SelfTraining
+from pseudo_labeling.run.failures import CaseFailures
 
 
 def relabel_part(
@@ -54,8 +56,34 @@ def relabel_part(
         raise UserError(f"-tr {trainer}: {error}") from error
     if not isinstance(made, SelfTraining):
         raise UserError(f"-tr {trainer}: does not train in rounds; give CLISCTrainer or a variant of it")
-    cases = made.relabel_part(part)
+    cases = relabel_share(made, part)
     where = f"fold {fold}, {part}"
     if not cases:
         return f"relabel, {where}: nothing to do, S3F of this fold is finished"
     return f"relabel, {where}: done ({len(cases)} cases); nnUNetv2_train decides which are kept and trains round 2"
+
+
+def relabel_share(trainer: SelfTraining, part: Part) -> list[str]:
+    """Relabel a share of a trainer's cases; the next `nnUNetv2_train` does what is left and goes on.
+
+    Returns:
+        The cases of the share; none where S3F of this fold is finished.
+
+    Raises:
+        UserError: round 1 is not finished, or the data changed since; cases that failed; the others are done.
+    """
+    check_before_training(trainer.fold_data, rounds=trainer.rounds, use_s3f=trainer.use_s3f)
+    folder = trainer.folder
+    state = folder.read_state()
+    if trainer.rounds != 2 or state is None or state.stage == "round_1" or not folder.final(1).is_file():
+        raise UserError(f"{folder.path}: round 1 is not finished; run nnUNetv2_train with {STOP_VARIABLE}=1 first")
+    if state.origin != trainer.origin():
+        raise UserError(f"{folder.path}: plans, dataset or split changed since round 1; train again first")
+    if state.stage != "s3f":
+        return []
+    cases = part.share(trainer.fold_data.train)
+    failures = CaseFailures()
+    with trainer.between_rounds() as relabelling:
+        relabelling.relabel(cases, failures)
+    failures.check("relabel", len(cases))
+    return cases

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,22 @@ def full_disk(free: int) -> Iterator[None]:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Content of the files in a folder by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def kill_when(arguments: Sequence[object], reached: Callable[[], bool]) -> None:
+    """Start `nnUNetv2_clisc` and kill -9 it as soon as a condition on the disk holds."""
+    process = subprocess.Popen(
+        [program("nnUNetv2_clisc"), *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not reached() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def label_arguments(seed: int = 0, more: Sequence[object] = ()) -> list[object]:

@@ -62,9 +62,6 @@ class Quick:
     min_iterations = 3
     cpu_bfloat16 = False
 
-    def sam_spec(self) -> str:
-        return __file__  # any file that exists
-
     def build_segmenter(self) -> Segment:
         return by_brightness
 
@@ -167,6 +164,16 @@ def tiny(planned: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     before = digest(planned.preprocessed)
     yield planned
     assert digest(planned.preprocessed) == before, "training wrote into nnUNet_preprocessed"
+
+
+@pytest.fixture
+def found_by_nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nnU-Net and its commands find `QuickTrainer` in a trainer folder of the user's own."""
+    folder = tmp_path / "trainers"
+    folder.mkdir()
+    (folder / "quick.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
 
 
 def digest(folder: Path) -> dict[str, str]:

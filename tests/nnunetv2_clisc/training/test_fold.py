@@ -6,13 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from dataset_conversion.errors import UserError, one_line_errors
+from dataset_conversion.errors import one_line_errors
 from nnunetv2_clisc.training.fold import outside_mask, write_training_case
-from nnunetv2_clisc.training.relabel import Relabelling
-from pseudo_labeling.settings import Settings
 from tests.helpers.commands import full_disk
 from tests.helpers.tiny_nnunet import CASES, TinyDataset, lesion
 from tests.helpers.trained_fold import properties_of, seg_of
@@ -44,7 +41,7 @@ def test_outside_of_the_scan_is_found_as_preprocessing_finds_it(tiny: TinyDatase
     source = tiny.preprocessed / "nnUNetPlans_3d_fullres"
     configuration = trainer.configuration_manager
     properties = properties_of(source, CASES[1])
-    arguments = ([trainer.raw_scan(CASES[1])], properties, trainer.plans_manager, configuration)
+    arguments = ([trainer.fold_data.raw_scan(CASES[1])], properties, trainer.plans_manager, configuration)
     old = seg_of(source, CASES[1])
     configuration.configuration["use_mask_for_norm"] = [False]
     assert outside_mask(*arguments, old.shape[1:]) is None
@@ -68,21 +65,3 @@ def test_full_disk_while_a_training_case_is_written(tiny: TinyDataset, tmp_path:
     assert not list(tmp_path.rglob(".*"))
     write_training_case(*arguments)
     np.testing.assert_array_equal(nnUNetDatasetBlosc2(str(tmp_path / "cases")).load_case(CASES[0])[1][:], seg)
-
-
-def test_full_disk_while_a_prediction_is_written(tiny: TinyDataset, tmp_path: Path) -> None:
-    """ITK says nothing; the cut mask must not get the name of a whole one."""
-    trainer = tiny.trainer()
-    trainer.initialize()
-    trainer.set_deep_supervision_enabled(False)
-    relabelling = Relabelling(trainer, trainer.folder, Settings(), None)
-    logits, properties = relabelling._predict(CASES[0])
-    path = tmp_path / "predictions" / f"{CASES[0]}.nii.gz"
-    with (
-        full_disk(100),
-        pytest.raises(UserError, match=r"case_0\.nii\.gz: could not be written whole .*make room"),
-    ):
-        relabelling._write_prediction(path, logits, properties)
-    assert not list(path.parent.iterdir())
-    relabelling._write_prediction(path, logits, properties)
-    assert sitk.ReadImage(str(path)).GetSize() == (44, 40, 18)

@@ -1,11 +1,18 @@
-"""Clean-up of predictions before they become labels and prompts."""
+"""Predictions of round 1: cleaned up before they become labels and prompts, and written whole."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
+import SimpleITK as sitk
 import torch
 
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training.relabel import without_islands
+from tests.helpers.commands import full_disk
+from tests.helpers.tiny_nnunet import CASES, TinyDataset
 
 
 def logits_of(mask: np.ndarray) -> torch.Tensor:
@@ -36,3 +43,18 @@ def test_paper_settings_keep_every_island_and_empty_predictions_stay_empty() -> 
     mask[1, 1, 1] = mask[2, 4:7, 4:7] = True
     logits = logits_of(mask)
     assert torch.equal(without_islands(logits, 0.0), logits)
+
+
+def test_full_disk_while_a_prediction_is_written(tiny: TinyDataset, tmp_path: Path) -> None:
+    """ITK says nothing; the cut mask must not get the name of a whole one."""
+    path = tmp_path / "predictions" / f"{CASES[0]}.nii.gz"
+    with tiny.trainer().between_rounds() as relabelling:
+        logits, properties = relabelling._predict(CASES[0])
+        with (
+            full_disk(100),
+            pytest.raises(UserError, match=r"case_0\.nii\.gz: could not be written whole .*make room"),
+        ):
+            relabelling._write_prediction(path, logits, properties)
+        assert not list(path.parent.iterdir())
+        relabelling._write_prediction(path, logits, properties)
+    assert sitk.ReadImage(str(path)).GetSize() == (44, 40, 18)

@@ -13,24 +13,14 @@ from nnunetv2_clisc.running.cluster import Command, Training, chain
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
 from nnunetv2_clisc.training.fold import FoldFolder
+from nnunetv2_clisc.training.fold_data import FoldData
+from nnunetv2_clisc.training.relabel_part import relabel_share
 from nnunetv2_clisc.training.s3f import load_agreement
 from tests.helpers.commands import Run, program
-from tests.helpers.paths import PROJECT
 from tests.helpers.tiny_nnunet import CASES, CLISC_ENTRY, NAME, TinyDataset, digest
 from tests.helpers.trained_fold import back_to
 
 TRAIN = CASES[:5]
-
-
-@pytest.fixture
-def found_by_nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the installed commands find `QuickTrainer`, as nnU-Net finds any trainer outside of it."""
-    folder = tmp_path / "trainers"
-    folder.mkdir()
-    (folder / "quick.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
-    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
-    root = str(PROJECT)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
 
 
 def relabel(number: int) -> list[object]:
@@ -89,18 +79,16 @@ def test_relabelling_before_round_1_is_finished_is_refused(
     assert "Traceback" not in done.stderr
 
 
-def test_failed_case_stops_no_other(fold: FoldFolder, tiny: TinyDataset, tmp_path: Path) -> None:
+def test_failed_case_stops_no_other(
+    fold: FoldFolder, tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     back_to(fold, "s3f", ["s3f"])
-    trainer = tiny.trainer()
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"no scan")
-
-    def raw_scan(case: str) -> Path:
-        return broken if case == TRAIN[2] else tiny.raw / "imagesTr" / f"{case}_0000.nii.gz"
-
-    trainer.raw_scan = raw_scan  # type: ignore[method-assign]
+    raw_scan = FoldData.raw_scan
+    monkeypatch.setattr(FoldData, "raw_scan", lambda data, case: broken if case == TRAIN[2] else raw_scan(data, case))
     with pytest.raises(ValueError, match=f"1 of 3 cases failed \\({TRAIN[2]}\\)"):
-        trainer.relabel_part(Part(0, 2))
+        relabel_share(tiny.trainer(), Part(0, 2))
     assert [case for case in TRAIN if load_agreement(fold.finished_cases, case)] == [TRAIN[0], TRAIN[4]]
 
 

@@ -98,11 +98,8 @@ def test_round_2_trains_on_kept_predictions_with_their_own_locations(fold: FoldF
 
 
 def test_new_labels_are_what_nnunet_predicts_with_round_1(
-    fold: FoldFolder, tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fold: FoldFolder, tiny: TinyDataset, found_by_nnunet: None
 ) -> None:
-    (tmp_path / "extension").mkdir()
-    (tmp_path / "extension" / "mine.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "extension"))
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(fold.path.parent), (0,), "round_1/checkpoint_final.pth")
     for case in TRAIN:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -217,26 +216,3 @@ def test_round_killed_after_its_last_checkpoint_leaves_no_earlier_one(fold: Fold
     assert not [name for name in after if "checkpoint_latest" in name]
     networks = [name for name in before if name.endswith(".pth")]
     assert {name: after[name] for name in networks} == {name: before[name] for name in networks}  # nothing was trained
-
-
-def test_the_best_network_is_saved_before_its_epoch_counts_as_done(tiny: TinyDataset) -> None:
-    """A kill right after checkpoint_latest.pth: training goes on with the next epoch and never looks back."""
-
-    class Dies(QuickTrainer):
-        def __init__(self, plans: Any, configuration: str, fold: int, dataset_json: Any, device: Any = None) -> None:
-            super().__init__(plans, configuration, fold, dataset_json, device)
-            self.save_every = 1
-
-        def save_checkpoint(self, filename: str) -> None:
-            super().save_checkpoint(filename)
-            if filename.endswith("checkpoint_latest.pth"):
-                raise KeyboardInterrupt
-
-    trainer = tiny.trainer(Dies)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run_training()
-    saved = {path.name: torch.load(path, weights_only=True) for path in trainer.folder.round(1).glob("*.pth")}
-    assert saved.keys() == {"checkpoint_best.pth", "checkpoint_latest.pth"}
-    best, latest = saved["checkpoint_best.pth"], saved["checkpoint_latest.pth"]
-    assert best["current_epoch"] == latest["current_epoch"] == 1
-    assert best["_best_ema"] == latest["_best_ema"] == latest["logging"]["ema_fg_dice"][0]

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tests.helpers.commands import Run, convert, files_of, label_arguments, program
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
-    """An uninterrupted run of dataset 501 without any mask; its raw folder."""
-    parent = tmp_path_factory.mktemp("reference")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (parent / name).mkdir()
-            patch.setenv(name, str(parent / name))
-
-        def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-            done = subprocess.run([program("nnUNetv2_clisc"), *map(str, arguments)], capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-3000:]
-            return done
-
-        dataset = convert(run, scans)
-        (parent / "stdout").write_text(run(*label_arguments()).stdout)
-    return dataset
+from tests.helpers.commands import Run, convert, files_of, kill_when, label_arguments, program
 
 
 def test_every_training_case_gets_a_label_on_its_grid(reference: Path) -> None:
@@ -88,22 +65,6 @@ def test_second_run_changes_nothing_and_loads_no_network(reference: Path, monkey
     )
     assert {path: path.stat().st_mtime_ns for path in (reference / "labelsTr").iterdir()} == before
     assert "epoch" not in done.stderr
-
-
-def kill_when(arguments: list[object], reached: Callable[[], bool]) -> None:
-    """Start the command and kill -9 it as soon as a condition on the disk holds."""
-    process = subprocess.Popen(
-        [program("nnUNetv2_clisc"), *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not reached() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.parametrize("where", ["slice_labels", "classifier", "sam"])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,26 +15,7 @@ from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import pseudo_label
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
-from tests.helpers.commands import Run, convert, files_of, label_arguments, program
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
-    """Dataset 501 labelled by one process."""
-    parent = tmp_path_factory.mktemp("one_process")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (parent / name).mkdir()
-            patch.setenv(name, str(parent / name))
-
-        def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [program("nnUNetv2_clisc"), *map(str, arguments)], capture_output=True, text=True, check=True
-            )
-
-        dataset = convert(run, scans)
-        run(*label_arguments())
-    return dataset
+from tests.helpers.commands import Run, convert, files_of, kill_when, label_arguments, program
 
 
 def stage(name: str, *more: object) -> list[object]:
@@ -67,17 +46,6 @@ def side_by_side(name: str) -> None:
         assert process.returncode == 0, errors[-3000:]
         assert f"part {number} of 2" in out
         assert "not complete until `nnUNetv2_clisc pseudo_label -d 501 --stage finish`" in out
-
-
-def kill_when(arguments: list[object], reached: Callable[[], bool]) -> None:
-    """Start the command and kill -9 it as soon as a condition on the disk holds."""
-    process = start(arguments)
-    deadline = time.monotonic() + 300
-    while not reached() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def same_results(dataset: Path, reference: Path) -> None:

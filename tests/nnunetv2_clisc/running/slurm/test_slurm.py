@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import Run, convert, files_of, label_arguments, program
+from tests.helpers.commands import Run, convert, files_of, label_arguments
 from tests.helpers.paths import PROJECT
 
 pytestmark = pytest.mark.slurm
@@ -44,25 +44,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             subprocess.run(["scancel", *running], check=True)
             ended(running)
     subprocess.run([node, "stop", str(folder)], check=True)
-
-
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> dict[str, bytes]:
-    """The labels of an uninterrupted run without Slurm."""
-    parent = tmp_path_factory.mktemp("one_process")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-            patch.setenv(name, str(parent / name))
-            (parent / name).mkdir()
-
-        def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [program("nnUNetv2_clisc"), *map(str, arguments)], capture_output=True, text=True, check=True
-            )
-
-        dataset = convert(run, scans)
-        run(*label_arguments())
-    return files_of(dataset / "labelsTr")
 
 
 def states() -> dict[str, tuple[str, str]]:
@@ -119,17 +100,12 @@ def write_log(title: str, jobs: dict[str, tuple[str, str]], dataset: Path) -> No
 
 def test_chain_ends_with_a_trained_fold_and_the_labels_of_one_process(
     slurm: Path,
-    one_process: dict[str, bytes],
+    reference: Path,
     scans: Path,
     nnunet: Path,
     clisc: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    found_by_nnunet: None,
 ) -> None:
-    trainers = tmp_path / "trainers"
-    trainers.mkdir()
-    (trainers / "quick.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
-    monkeypatch.setenv("nnUNet_extTrainer", str(trainers))
     dataset = convert(clisc, scans)
     steps = submit(clisc, "-tr", "QuickTrainer", "--plan-args", "-np 1 -npfp 1", "--relabel-parts", 2)
     expected = ["slice_labels", "classifier", "masks", "finish", "plan", "round_1", "relabel", "train"]
@@ -138,7 +114,7 @@ def test_chain_ends_with_a_trained_fold_and_the_labels_of_one_process(
     write_log("the whole chain", jobs, dataset)
     assert all(state == "COMPLETED" for _, state in jobs.values()), jobs
     assert len(jobs) == len(expected) + 3  # three arrays of two
-    assert files_of(dataset / "labelsTr") == one_process
+    assert files_of(dataset / "labelsTr") == files_of(reference / "labelsTr")
     fold = next((nnunet / "nnUNet_results").glob("*/QuickTrainer__*/fold_0"))
     assert json.loads((fold / "clisc_state.json").read_text())["stage"] == "done"
     assert len(list((fold / "s3f" / "cases").iterdir())) == 4
@@ -146,7 +122,7 @@ def test_chain_ends_with_a_trained_fold_and_the_labels_of_one_process(
 
 
 def test_cancelled_and_killed_jobs_stop_the_chain_and_submitting_again_completes_it(
-    slurm: Path, one_process: dict[str, bytes], scans: Path, nnunet: Path, clisc: Run
+    slurm: Path, reference: Path, scans: Path, nnunet: Path, clisc: Run
 ) -> None:
     dataset = convert(clisc, scans)
 
@@ -179,7 +155,7 @@ def test_cancelled_and_killed_jobs_stop_the_chain_and_submitting_again_completes
     jobs = ended(set(steps.values()))
     write_log("the same submitted again", jobs, dataset)
     assert {state for _, state in jobs.values()} == {"COMPLETED"}
-    assert files_of(dataset / "labelsTr") == one_process
+    assert files_of(dataset / "labelsTr") == files_of(reference / "labelsTr")
     assert "clisc" in json.loads((dataset / "dataset.json").read_text())
 
 
@@ -199,7 +175,7 @@ def killed(stage: str, part: str) -> bool:
 
 
 def test_script_of_the_documentation_labels_on_slurm(
-    slurm: Path, one_process: dict[str, bytes], scans: Path, nnunet: Path, clisc: Run
+    slurm: Path, reference: Path, scans: Path, nnunet: Path, clisc: Run
 ) -> None:
     dataset = convert(clisc, scans)
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), flags=re.DOTALL)
@@ -220,5 +196,5 @@ def test_script_of_the_documentation_labels_on_slurm(
     jobs = ended(set(re.findall(r"\d+", out)))
     write_log("the script of the documentation", jobs, dataset)
     assert [state for _, state in jobs.values()] == ["COMPLETED"] * 6
-    assert files_of(dataset / "labelsTr") == one_process
+    assert files_of(dataset / "labelsTr") == files_of(reference / "labelsTr")
     assert "clisc" in json.loads((dataset / "dataset.json").read_text())

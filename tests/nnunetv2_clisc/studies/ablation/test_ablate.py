@@ -18,12 +18,9 @@ from nnunetv2_clisc.studies.ablation.networks import branch
 from nnunetv2_clisc.studies.ablation.runs import RUNS, chosen_runs
 from nnunetv2_clisc.training.s3f import keep_all, kept_cases, load_agreement
 from tests.helpers.commands import Run
-from tests.helpers.paths import PROJECT
 from tests.helpers.tiny_nnunet import ENVIRONMENT, TinyDataset, digest
 from tests.helpers.trained_fold import TRAIN, fold_of
 from tests.nnunetv2_clisc.test_cli import last_line
-
-ROOT = PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,7 @@ def prepared(labelled: Path) -> Path:
 
 
 @pytest.fixture
-def data(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_by_nnunet: None) -> Path:
     """The environment of that dataset, with results of the test's own; its raw folder."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.setenv(name, str(prepared / name))
@@ -46,10 +43,6 @@ def data(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "nnUNet_results"))
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "extension").mkdir()
-    (tmp_path / "extension" / "mine.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "extension"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return prepared / "nnUNet_raw" / "Dataset501_P"
 
 
