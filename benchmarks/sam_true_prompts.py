@@ -1,4 +1,4 @@
-"""SAM with true prompts beside its controls: ``python benchmarks/sam_true_prompts.py --images DIR --masks DIR``.
+"""SAM with true prompts beside its controls: ``python -m benchmarks.sam_true_prompts --images DIR --masks DIR``.
 
 For each box margin, mean volume Dice over the cases of: SAM, SAM shown a black image, and Otsu's threshold inside the
 same box. A tight true box leaks the answer, so no number of SAM means anything without the other two beside it.

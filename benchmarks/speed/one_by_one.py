@@ -29,6 +29,9 @@ from pytorch_grad_cam import LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from segment_anything import SamPredictor
 
+from benchmarks.speed.data import EMBEDDED
+from benchmarks.speed.figures import save_cam_figure, save_mask_figure
+from benchmarks.speed.measure import Clock
 from pseudo_labeling import classifier as classifier_module
 from pseudo_labeling.cam import LayerCam
 from pseudo_labeling.classifier import TrainingState, build_classifier, classifier_input, classifier_slices
@@ -40,9 +43,6 @@ from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import read_slices, squares_from_image, write_mask
 from pseudo_labeling.weights import models
-from speed.data import EMBEDDED
-from speed.figures import save_cam_figure, save_mask_figure
-from speed.measure import Clock
 
 NOT_NEEDED = ("prompts again", "asking first", "CAM figures")
 

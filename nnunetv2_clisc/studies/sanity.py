@@ -24,7 +24,7 @@ from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised
 from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.run.finished_run import FirstPass
+from pseudo_labeling.run.finished_run import FinishedRun
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, axial_slices, read_scan
@@ -74,15 +74,15 @@ def sanity(
         UserError: whatever the user can mend, in one line.
     """
     files = Workspace(raw_dataset(dataset_id))
-    first_pass = FirstPass(files, usable_device(device))
-    first_pass.facts(first_pass.final, sam=False)
+    finished = FinishedRun(files, usable_device(device))
+    finished.facts(finished.final, sam=False)
     names = files.cases()
     if gt is not None:
         names = [case for case in names if (gt / f"{case}{ENDING}").is_file()]
         if not names:
             raise UserError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cases, len(names))).astype(int))]
-    found, checks = Found(), _Checks(first_pass, seed)
+    found, checks = Found(), _Checks(finished, seed)
     for case in tqdm(names, desc="sanity", unit="case"):
         scan = read_scan(files.image(case))
         mask = None if gt is None else _mask(scan, gt / f"{case}{ENDING}")
@@ -98,16 +98,16 @@ def sanity(
 class _Checks:
     """Every control on one case after the other."""
 
-    def __init__(self, first_pass: FirstPass, seed: int) -> None:
-        self.first = first_pass
+    def __init__(self, finished: FinishedRun, seed: int) -> None:
+        self.finished = finished
         self.rng = np.random.default_rng(seed)
-        trained = first_pass.classifier(first_pass.final)
+        trained = finished.classifier(finished.final)
         self.classifiers = {TRAINED: trained, RANDOM: randomised(trained, seed)}
 
     def case(self, scan: Scan, mask: np.ndarray | None, found: Found) -> None:
-        first, settings = self.first, self.first.settings
+        run, settings = self.finished, self.finished.settings
         slices = axial_slices(scan, settings.window)
-        labelled = controlled_labels(slices, scan.slice_mm, first.networks.clip, settings.slice_labels, first.device)
+        labelled = controlled_labels(slices, scan.slice_mm, run.networks.clip, settings.slice_labels, run.device)
         for name, labels in labelled.items():
             found.called.setdefault(name, []).append(labels.label)
             found.probability.setdefault(name, []).append(labels.probability)
@@ -120,8 +120,8 @@ class _Checks:
         without = LayerCam(self.classifiers[RANDOM], settings.cam.layers)
         size, weighted = settings.classifier.image_size, settings.cam.weighted
         cams = {
-            TRAINED: first.cam(first.final, slices, label),  # what prompts SAM, both classifiers' if so set
-            RANDOM: case_cam(slices, label, size, without, first.device, weighted=weighted),
+            TRAINED: run.cam(run.final, slices, label),  # what prompts SAM, both classifiers' if so set
+            RANDOM: case_cam(slices, label, size, without, run.device, weighted=weighted),
         }
         for name, cam in cams.items():
             rois[name] = roi_from_cam(cam, slices, settings.roi)
@@ -144,8 +144,8 @@ class _Checks:
     def _curves(self, inputs: torch.Tensor, label: np.ndarray, found: Found) -> None:
         tumour = np.flatnonzero(label)
         chosen = tumour[np.unique(np.linspace(0, len(tumour) - 1, CURVE_SLICES).astype(int))]
-        batch = inputs[chosen].to(self.first.device)
-        layers = self.first.settings.cam.layers
+        batch = inputs[chosen].to(self.finished.device)
+        layers = self.finished.settings.cam.layers
         orders = {name: LayerCam(model, layers)(batch.clone()) for name, model in self.classifiers.items()}
         cells = torch.from_numpy(self.rng.random((len(chosen), 1, RANDOM_CELLS, RANDOM_CELLS)).astype(np.float32))
         orders[CHANCE] = F.interpolate(cells, size=batch.shape[-2:], mode="bilinear", align_corners=False)[:, 0]

@@ -23,7 +23,7 @@ from pseudo_labeling.classifier import (
 )
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import load_state, saved_now_and_then, write_npz, write_torch
-from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.workspace import ENDING, key_of
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
 from pseudo_labeling.slices import Grid, squares_from_image, write_mask
@@ -44,7 +44,7 @@ class CamPasses:
         labels: slice labels of each case.
     """
 
-    def __init__(self, run: RunContext, labels: dict[str, SliceLabels]) -> None:
+    def __init__(self, run: RunInputs, labels: dict[str, SliceLabels]) -> None:
         self.run = run
         self.files = run.files
         self.settings = run.settings

@@ -49,7 +49,7 @@ class Networks:
         return models.load_sam(self.sam_spec, self.device)
 
 
-class FirstPass:
+class FinishedRun:
     """What a finished `pseudo_label` run has learned, applied to slices of other cases; nothing is trained.
 
     The stages are the pipeline's own functions with the settings in `dataset.json`. Slice labels are always CLIP's,
@@ -58,7 +58,7 @@ class FirstPass:
     Args:
         files: the working folder of a dataset that `pseudo_label` has been through.
         device: where to compute.
-        networks: CLIP and SAM to share with another first pass; by default those that made the labels.
+        networks: CLIP and SAM to share with another finished run; by default those that made the labels.
 
     Raises:
         UserError: the dataset was not labelled to the end.

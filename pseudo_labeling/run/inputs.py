@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Records = Mapping[str, dict[str, Any] | None]
 
 
-class RunContext:
+class RunInputs:
     """One run over the cases in `imagesTr` of a dataset.
 
     Args:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from nnunetv2_clisc.training.s3f import Agreement, compare_case
 from pseudo_labeling.embedded.phantoms import phantom_volume
-from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.slice_label_pass import SliceLabelPass
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.settings import Settings, WindowSettings
@@ -204,7 +204,7 @@ def dataset(tmp_path: Path, phantom: Volumes) -> Path:
 
 def slice_label_pass(dataset: Path) -> SliceLabelPass:
     labels = dataset / "labels.csv"
-    return SliceLabelPass(RunContext(dataset, Settings(), WeightSpecs("embedded", "embedded", "none"), "cpu", labels))
+    return SliceLabelPass(RunInputs(dataset, Settings(), WeightSpecs("embedded", "embedded", "none"), "cpu", labels))
 
 
 def test_what_is_ignored_is_logged_and_recorded(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
