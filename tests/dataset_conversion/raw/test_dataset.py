@@ -135,7 +135,7 @@ class TestTwoAtOnce:
 
     def test_a_killed_conversion_holds_nothing(self, nnunet: Path, tmp_path: Path) -> None:
         code = (
-            "import os, signal; from dataset_conversion import target\n"
+            "import os, signal; from dataset_conversion.raw import target\n"
             "with target.claim(target.prepare_target(1, 'A')): os.kill(os.getpid(), signal.SIGKILL)"
         )
         killed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False)
