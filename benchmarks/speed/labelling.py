@@ -14,7 +14,7 @@ from benchmarks.speed.data import EMBEDDED, embedded_settings, raw_dataset
 from benchmarks.speed.measure import Clock, in_process
 from pseudo_labeling.run.pipeline import PseudoLabeling
 from pseudo_labeling.run.workspace import Workspace
-from pseudo_labeling.slices import read_slices
+from pseudo_labeling.slices import read_slices, read_squares
 
 
 def compare(cases: int, shape: tuple[int, int, int], epochs: int | None, device: str) -> dict[str, Any]:
@@ -111,11 +111,9 @@ def _one_by_one(dataset: Path, folder: Path, epochs: int | None, device: str) ->
 
 
 def _mean_dice(first: Workspace, second: Workspace) -> float:
-    from benchmarks.speed.one_by_one import stack_from_image_file
-
     found = []
     for case in first.cases():
-        a, b = (stack_from_image_file(files.label(case)) for files in (first, second))
+        a, b = (read_squares(files.label(case)) for files in (first, second))
         total = int(a.sum() + b.sum())
         found.append(2 * int((a & b).sum()) / total if total else 1.0)
     return float(np.mean(found))

@@ -34,14 +34,8 @@ class PseudoLabeling:
     """One run of all stages, or of one of them, over the cases in `imagesTr` of a dataset (paper 2.1 and 2.2).
 
     Args:
-        dataset: folder `nnUNet_raw/DatasetNNN_NAME`.
-        settings: of every stage.
-        specs: weights.
-        device: `cpu`, `cuda`, ...
-        image_labels: the user's slice labels, used instead of CLIP.
+        dataset, settings, specs, device, image_labels, redo: as of :class:`RunInputs`.
         overlay_every: one overlay for this many cases.
-        redo: what to make anew although a person has changed it: cases, or `slice_labels.csv`; all of it when empty,
-            nothing when None.
 
     Raises:
         UserError: no scans, a table of slice labels that cannot be read, or an unknown name in `redo`.

@@ -23,8 +23,7 @@ from pseudo_labeling.slices import (
     read_grid,
     read_scan,
     read_slices,
-    squares_from_image,
-    stack_from_image,
+    read_squares,
     window_volume,
     write_mask,
 )
@@ -133,8 +132,9 @@ def test_48_orders_there_and_back(tmp_path: Path, order: str) -> None:
     )
     stored = sitk.DICOMOrient(_image_of(label, spacing), order)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(stored))
-    np.testing.assert_array_equal(stack_from_image(written), label)
-    np.testing.assert_array_equal(squares_from_image(written), scan.squares(label))
+    np.testing.assert_array_equal(scan.stack_from_image(written), label)
+    np.testing.assert_array_equal(read_squares(tmp_path / "label.nii.gz"), scan.squares(label))
+    np.testing.assert_array_equal(scan.read_mask(tmp_path / "label.nii.gz", "cure"), scan.squares(label))
 
 
 def _image_of(mask: np.ndarray, spacing: tuple[float, ...]) -> sitk.Image:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, write_json
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
-from pseudo_labeling.run.finished_run import FinishedRun, Which
+from pseudo_labeling.run.classifier_files import final_pass
+from pseudo_labeling.run.finished_run import FinishedRun
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slices import Scan, axial_slices
@@ -71,7 +71,7 @@ class LabelRuns:
 
     def roi(self, alpha: float, seed: int) -> Path:
         """Folder with the CAM's ROI of every scan."""
-        run, which = self._finished(alpha, seed), self._which(alpha)
+        run, which = self._finished(alpha, seed), final_pass(alpha)
 
         def segment(case: str, scan: Scan) -> np.ndarray:
             slices = axial_slices(scan, run.settings.window, case)
@@ -88,20 +88,16 @@ class LabelRuns:
         run = self._finished(alpha, seed)
         run.settings = replace(run.settings, prompts=replace(run.settings.prompts, kind=kind))
         folder = BaselineFolder("pseudo_label", self.images, self._folder(f"sam_{kind}_alpha_{alpha:g}", seed))
-        facts = run.facts(self._which(alpha), sam=True)
+        facts = run.facts(final_pass(alpha), sam=True)
 
         def segment(case: str, scan: Scan) -> np.ndarray:
-            roi = scan.squares(scan.stack_from_image(sitk.ReadImage(str(rois / f"{case}{ENDING}"))))
+            roi = scan.read_mask(rois / f"{case}{ENDING}", "run the command again")
             return run.mask(axial_slices(scan, run.settings.window, case), roi, scan.pixel_mm)
 
         folder.run(segment, facts)
         return folder.output
 
     # ---- helpers
-
-    @staticmethod
-    def _which(alpha: float) -> Which:
-        return "amda" if alpha > 0 else "raw"
 
     def _finished(self, alpha: float, seed: int) -> FinishedRun:
         """The raw classifier is the same for every α."""
