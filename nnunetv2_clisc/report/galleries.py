@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from tqdm import tqdm
 
-from dataset_conversion.errors import UserError
-from dataset_conversion.scans.volumes import read_image
-from nnunetv2_clisc.report.measures import Choice, Measures, pick
+from nnunetv2_clisc.report.measures import Choice, Measures, pick, read_as_stored
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
 from nnunetv2_clisc.report.records import decisions
 from nnunetv2_clisc.report.sources import Run
@@ -52,7 +49,6 @@ class Shown:
 
     scan: Scan
     images: np.ndarray  # (z, y, x) uint8, at square pixels
-    path: Path
 
     def view(self, prompts: Sequence[Prompt | None] = ()) -> View:
         """What the panels show: the head and all of the prompts' boxes."""
@@ -72,12 +68,7 @@ class Shown:
         Raises:
             UserError: it does not fit the scan.
         """
-        if path is None or not path.is_file():
-            return None
-        found = self.scan.stack_from_image(read_image(path))
-        if found.shape != self.scan.shape:
-            raise UserError(f"{path}: {found.shape} voxels, but {self.path} has {self.scan.shape}; make it again")
-        return self.scan.squares(found)
+        return None if path is None or not path.is_file() else self.scan.read_mask(path, "make it again")
 
 
 class Galleries:
@@ -110,7 +101,7 @@ class Galleries:
             scores = self.measures.pred.cases
             chosen = pick({case: scores[case]["dsc"] for case in cases if case in scores})
             return [self._other(role, case, f"DSC {100 * value:.1f} %") for role, case, value in chosen]
-        volumes = {case: _voxels(self.run.pred[case]) for case in cases}
+        volumes = {case: float(read_as_stored(self.run.pred[case])[0].sum()) for case in cases}
         names = {"best": "largest", "median": "median", "worst": "smallest"}
         return [self._other(names[role], case, f"{int(value)} voxels") for role, case, value in pick(volumes)]
 
@@ -192,7 +183,7 @@ class Galleries:
 
     def _read(self, path: Path) -> Shown:
         scan = read_scan(path)
-        return Shown(scan, axial_slices(scan, self.settings.window, path), path)
+        return Shown(scan, axial_slices(scan, self.settings.window, path))
 
     def _panel(
         self,
@@ -238,7 +229,3 @@ def _drawn_from(recorded: Mapping[str, Any]) -> Settings:
 
 def _reference(mask: np.ndarray | None, z: int) -> list[Line]:
     return [] if mask is None else [Line(mask[z], "white", dashed=True)]
-
-
-def _voxels(path: Path) -> float:
-    return float((sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))) > 0).sum())
