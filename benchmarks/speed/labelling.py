@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.speed.data import EMBEDDED, embedded_settings, raw_dataset
 from benchmarks.speed.measure import Clock, in_process
+from nnunetv2_clisc.scoring.metrics import dice
 from pseudo_labeling.run.pipeline import PseudoLabeling
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import read_slices, read_squares
@@ -113,7 +114,5 @@ def _one_by_one(dataset: Path, folder: Path, epochs: int | None, device: str) ->
 def _mean_dice(first: Workspace, second: Workspace) -> float:
     found = []
     for case in first.cases():
-        a, b = (read_squares(files.label(case)) for files in (first, second))
-        total = int(a.sum() + b.sum())
-        found.append(2 * int((a & b).sum()) / total if total else 1.0)
+        found.append(dice(*(read_squares(files.label(case)) for files in (first, second)), both_empty=1.0))
     return float(np.mean(found))

@@ -56,17 +56,8 @@ def pseudo_label_baseline(
     For a training case this is exactly its pseudo-label in `labelsTr`.
 
     Args:
-        dataset_id: of a dataset that `pseudo_label` has been through; its settings hold.
-        images: folder of scans.
-        output: folder that gets `CASE.nii.gz` in the scans' geometry.
+        dataset_id, images, output, device: as of :func:`cam_baseline`, which also says what is returned and raised.
         prompts: kind of prompts, instead of the dataset's.
-        device: `cpu` or `cuda`.
-
-    Returns:
-        The masks, one a case.
-
-    Raises:
-        UserError: whatever the user can mend, in one line.
     """
     finished = FinishedRun(Workspace(raw_dataset(dataset_id)), usable_device(device))
     if prompts is not None:
