@@ -69,9 +69,7 @@ def slice_labels(run: Run) -> dict[str, CaseSlices]:
         found.setdefault(row["case"], {})[_number(table, row["slice"], int)] = defaults | row
     result = {}
     for case, rows in found.items():
-        records = (run.files.root / stage / f"{case}.json" for stage in ("slice_labels", "image_labels"))
-        record = next((path for path in records if path.is_file()), None)
-        order = read_json(record)["file_slices"] if record is not None else sorted(rows)
+        order = run.files.slice_record(case).get("file_slices") or sorted(rows)
         if sorted(order) != sorted(rows):
             raise UserError(f"{table}: {case} has other slices than its scan; run `nnUNetv2_clisc pseudo_label` again")
         result[case] = CaseSlices(
