@@ -36,7 +36,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/bench.py -o bench.json
+	$(BIN)/python -m benchmarks.bench -o bench.json
 
 # about half an hour, and a minute or two, on 2 cores; docs/reliability.md
 kill-test: setup

@@ -1,4 +1,4 @@
-"""How fast: `make bench`, or ``python benchmarks/bench.py -o bench.json``; see docs/speed.md for what is compared.
+"""How fast: `make bench`, or ``python -m benchmarks.bench -o bench.json``; see docs/speed.md for what is compared.
 
 Each part runs in a process of its own. `--quick` only shows that everything runs: its numbers mean nothing.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from speed import encoder, labelling, training
-from speed.measure import in_process, machine
+from benchmarks.speed import encoder, labelling, training
+from benchmarks.speed.measure import in_process, machine
 
 HEADLINES = {
     "embedded.label_ratio": (">=", 3.0),

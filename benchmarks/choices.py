@@ -1,4 +1,4 @@
-"""One row for each choice behind the preset *embedded*: see `python benchmarks/choices.py --help`.
+"""One row for each choice behind the preset *embedded*: see `python -m benchmarks.choices --help`.
 
 Changes one setting at a time and runs the labelling from the first stage that it touches. Masks are read for the scores
 only. Finished rows stay in `OUT/rows.json`: the same command goes on where it was killed.

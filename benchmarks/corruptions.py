@@ -1,4 +1,4 @@
-"""What a fault in a scan costs the first pass: ``python benchmarks/corruptions.py DATASET [--cases CASE ...]``.
+"""What a fault in a scan costs the first pass: ``python -m benchmarks.corruptions DATASET [--cases CASE ...]``.
 
 Real scans (`CLISC_REAL_DATA`) are spoilt as public bug reports tell; masks only score. DATASET is a raw dataset that
 `pseudo_label` has been through. Prints the volume Dice of each case, plain and with each fault.
@@ -21,7 +21,7 @@ from scipy import ndimage
 from nnunetv2_clisc.studies.baselines.cam_and_sam import case_roi
 from nnunetv2_clisc.training.s3f import similarity
 from pseudo_labeling.rivals.classical import head_mask
-from pseudo_labeling.run.finished_run import FirstPass
+from pseudo_labeling.run.finished_run import FinishedRun
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import axial_slices, read_scan, window_volume
 
@@ -133,7 +133,7 @@ class Bench:
     """The first pass of one labelled dataset on spoilt scans."""
 
     def __init__(self, dataset: Path, data: Path) -> None:
-        self.first = FirstPass(Workspace(dataset))
+        self.finished = FinishedRun(Workspace(dataset))
         self.data = data
         self._known: dict[str, float] = {}
 
@@ -163,11 +163,11 @@ class Bench:
             sitk.WriteImage(sitk.DICOMOrient(image, order), str(path))
             scan = read_scan(path)
         try:
-            slices = axial_slices(scan, self.first.settings.window)
+            slices = axial_slices(scan, self.finished.settings.window)
             key = hashlib.sha256(slices.tobytes() + str((slices.shape, scan.geometry[0])).encode()).hexdigest()
             if key not in self._known:
-                roi = case_roi(self.first, self.first.final, scan, slices)
-                called = scan.from_squares(self.first.mask(slices, roi, scan.pixel_mm))
+                roi = case_roi(self.finished, self.finished.final, scan, slices)
+                called = scan.from_squares(self.finished.mask(slices, roi, scan.pixel_mm))
                 self._known[key] = similarity(called, mask)
         except IndexError:
             return float("nan")

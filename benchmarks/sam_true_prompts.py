@@ -1,4 +1,4 @@
-"""SAM with true prompts beside its controls: ``python benchmarks/sam_true_prompts.py --images DIR --masks DIR``.
+"""SAM with true prompts beside its controls: ``python -m benchmarks.sam_true_prompts --images DIR --masks DIR``.
 
 For each box margin, mean volume Dice over the cases of: SAM, SAM shown a black image, and Otsu's threshold inside the
 same box. A tight true box leaks the answer, so no number of SAM means anything without the other two beside it.
@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from skimage.filters import threshold_otsu
 
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
@@ -29,7 +28,7 @@ def otsu_in_boxes(images: Path, masks: Path, output: Path, margin: int) -> None:
     output.mkdir()
     for file in sorted(masks.glob("*.nii.gz")):
         scan = read_scan(images / file.name)
-        slices, mask = axial_slices(scan), scan.squares(scan.stack_from_image(sitk.ReadImage(str(file))))
+        slices, mask = axial_slices(scan), scan.read_mask(file, "give masks of these scans")
         called = np.zeros_like(mask)
         for z in np.flatnonzero(mask.any((1, 2))):
             x0, y0, x1, y1 = bounding_box(mask[z], round(margin / scan.pixel_mm)).astype(int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,11 @@ def explain(error: OSError, fallback: str | Path = "") -> str:
     else:
         cure = _CURES.get(error.errno or 0, "mend it and run the same command again")
     return f"{place}: {words}; {cure}"
+
+
+def named(names: Sequence[str], most: int = 20) -> str:
+    """Names in a message, of many the first ones and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def free_space(path: Path) -> str:

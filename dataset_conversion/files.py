@@ -87,7 +87,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
     """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys) + "\n")
+    write_text(path, json_text(content, sort_keys=sort_keys))
+
+
+def json_text(content: Any, *, sort_keys: bool = False) -> str:
+    """JSON as all our files have it."""
+    return json.dumps(content, indent=2, sort_keys=sort_keys) + "\n"
 
 
 def write_table(
@@ -97,11 +102,33 @@ def write_table(
     before: Callable[[Path], object] | None = None,
 ) -> None:
     """Write a CSV whole or not at all; `before` as in :func:`whole`."""
+    write_bytes(path, table_text(columns, rows).encode(), before)
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV as all our tables have it."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode(), before)
+    return text.getvalue()
+
+
+def read_table(path: str | Path, cure: str) -> list[dict[str, str]]:
+    """The rows of a CSV, of any columns.
+
+    Args:
+        path: of the file.
+        cure: what the error tells the user to do.
+
+    Raises:
+        UserError: missing or no CSV.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error}); {cure}") from error
 
 
 def copy_file(source: Path, path: Path) -> None:
@@ -123,6 +150,14 @@ def copy_file(source: Path, path: Path) -> None:
                 f"{path}: the copy differs from {source} ({free_space(path)}); check the disk and run the same command "
                 "again"
             )
+
+
+def link_file(source: str | Path, link: str | Path) -> None:
+    """A second name for the same bytes; a copy where the file system has no hard links."""
+    try:
+        os.link(source, link)
+    except OSError:
+        copy_file(Path(source), Path(link))
 
 
 def read_json(path: Path) -> Any:
@@ -158,3 +193,20 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_output(output: Path, inputs: Mapping[str, Path]) -> None:
+    """Raise before any work is done if a folder cannot be the output.
+
+    Args:
+        output: what was given to `-o`.
+        inputs: folders that must not be written to, by the flags that they were given to.
+
+    Raises:
+        UserError: it is a file, or one of the inputs.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"-o {output}: is a file; name a folder")
+    for flag, folder in inputs.items():
+        if output.resolve() == Path(folder).resolve():
+            raise UserError(f"-o {output}: is the folder of {flag}; name another")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from pseudo_labeling.roi import box_around
 from pseudo_labeling.settings import PromptSettings
 
 INTENSITY_POINTS = 5  # as many as the public code ranks
@@ -70,17 +71,9 @@ def bounding_box(roi: np.ndarray, margin: int = 0) -> np.ndarray:
     Returns:
         `(4,)` float32 `x0, y0, x1, y1`, the indices of the outermost pixels.
     """
-    rows, columns = np.flatnonzero(roi.any(axis=1)), np.flatnonzero(roi.any(axis=0))
-    height, width = roi.shape
-    return np.array(
-        [
-            max(columns[0] - margin, 0),
-            max(rows[0] - margin, 0),
-            min(columns[-1] + margin, width - 1),
-            min(rows[-1] + margin, height - 1),
-        ],
-        dtype=np.float32,
-    )
+    sides = zip(box_around(roi, margin), roi.shape, strict=True)
+    (y0, y1), (x0, x1) = ((side.start, min(side.stop, length) - 1) for side, length in sides)
+    return np.array([x0, y0, x1, y1], dtype=np.float32)
 
 
 def centre_and_corners(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

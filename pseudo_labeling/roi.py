@@ -73,23 +73,37 @@ def large_components(roi: np.ndarray, keep_fraction: float) -> np.ndarray:
     if not roi.any():
         return roi
     box = box_around(roi)
-    labelled, count = ndimage.label(roi[box], structure=np.ones((3, 3, 3)))
-    sizes = np.zeros(count + 1, dtype=np.int64)
-    for each in labelled:
-        sizes += np.bincount(each.ravel(), minlength=count + 1)
-    sizes[0] = 0
+    labelled, sizes = components(roi[box], np.ones((3, 3, 3)))
     result = np.zeros_like(roi)
     result[box] = (sizes >= keep_fraction * sizes.max())[labelled] & roi[box]
     return result
 
 
+def components(roi: np.ndarray, neighbours: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The connected parts of a 3D stack.
+
+    Args:
+        roi: `(z, y, x)` bool.
+        neighbours: `(3, 3, 3)`, which voxels touch the middle one; by default its six nearest.
+
+    Returns:
+        The number of each voxel's part, 0 outside, and the size of each part by number, 0 for number 0.
+    """
+    labelled, count = ndimage.label(roi, neighbours)
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    for each in labelled:
+        sizes += np.bincount(each.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return labelled, sizes
+
+
 def box_around(roi: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
-    """The smallest box with all True voxels of a 3D stack, grown by `margin` voxels as far as the stack goes.
+    """The smallest box with all True voxels of an array, grown by `margin` voxels as far as the array goes.
 
     Most of a volume is empty, and numbers of components take four bytes a voxel.
     """
     box = []
-    for axis in range(3):
-        found = np.flatnonzero(roi.any(axis=tuple({0, 1, 2} - {axis})))
+    for axis in range(roi.ndim):
+        found = np.flatnonzero(roi.any(axis=tuple({*range(roi.ndim)} - {axis})))
         box.append(slice(max(int(found[0]) - margin, 0), int(found[-1]) + 1 + margin))
     return tuple(box)

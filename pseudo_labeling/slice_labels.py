@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from dataset_conversion.errors import UserError
+from dataset_conversion.files import read_table
 from pseudo_labeling.ahead import made_ahead
 from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import SliceLabelSettings
@@ -165,11 +165,7 @@ def read_label_rows(path: str | Path) -> list[dict[str, str]]:
     Raises:
         UserError: no such file, no CSV, or without the columns `case,slice,label`.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error}); give a text file case,slice,label") from error
+    rows = read_table(path, "give a text file case,slice,label")
     if not rows or not {"case", "slice", "label"} <= set(rows[0]):
         raise UserError(f"{path}: needs a header 'case,slice,label' and one row a slice")
     return rows

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.scans.reader import read_geometry
-from dataset_conversion.scans.volumes import read_image, write_image
+from dataset_conversion.scans.volumes import check_scan, read_image, write_image
 from pseudo_labeling.settings import WindowSettings
 from pseudo_labeling.window import window_slices
 
@@ -109,9 +109,25 @@ class Grid:
         image.SetDirection(direction)
         return sitk.DICOMOrient(image, self.orientation)
 
-    def stack_from_image(self, image: sitk.Image) -> np.ndarray:
-        """A mask on the grid of the scan's file as a `(z, y, x)` bool stack of axial slices."""
-        return stack_from_image(image)
+    @staticmethod
+    def stack_from_image(image: sitk.Image) -> np.ndarray:
+        """A mask as a `(z, y, x)` bool stack of axial slices on its own grid."""
+        return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")) > 0
+
+    def read_mask(self, path: Path, cure: str) -> np.ndarray:
+        """A mask file on the grid of the scan's file as a `(z, y, x)` bool stack at square pixels.
+
+        Args:
+            path: of the file.
+            cure: what the error tells the user to do.
+
+        Raises:
+            UserError: unreadable, or of another shape than the scan.
+        """
+        mask = self.stack_from_image(read_image(path))
+        if mask.shape != self.shape:
+            raise UserError(f"{path}: {mask.shape} voxels, but its scan has {self.shape}; {cure}")
+        return self.squares(mask)
 
 
 @dataclass(frozen=True)
@@ -138,15 +154,12 @@ def read_scan(path: str | Path) -> Scan:
             message names the file.
     """
     image = read_image(Path(path), sitk.sitkFloat32)
+    check_scan(image, Path(path))
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     image = sitk.DICOMOrient(image, "LPS")  # a large scan is copied here and below, so no name keeps the old one
     geometry = (image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     volume = sitk.GetArrayFromImage(image)
     del image
-    if not all(np.isfinite(each).all() for each in volume):
-        raise UserError(f"{path}: has NaN or infinite voxels; repair or leave out this case")
-    if volume.min() == volume.max():
-        raise UserError(f"{path}: every voxel has the value {volume.min():g}; leave out this case")
     return Scan(volume.shape, geometry, orientation, volume)
 
 
@@ -231,14 +244,9 @@ def window_volume(volume: np.ndarray, settings: WindowSettings = WindowSettings(
     return window_slices(volume, settings)[0]
 
 
-def stack_from_image(image: sitk.Image) -> np.ndarray:
-    """A mask as a `(z, y, x)` bool stack of axial slices on its own grid, in the order of :class:`Grid`."""
-    return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")) > 0
-
-
-def squares_from_image(image: sitk.Image) -> np.ndarray:
+def read_squares(path: Path) -> np.ndarray:
     """A mask that :func:`write_mask` wrote, `(z, y, x)` bool at square pixels."""
-    upright = sitk.DICOMOrient(image, "LPS")
+    upright = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
     mask = sitk.GetArrayFromImage(upright) > 0
     geometry = (upright.GetSpacing(), upright.GetOrigin(), upright.GetDirection())
     return Grid(mask.shape, geometry, "LPS").squares(mask)

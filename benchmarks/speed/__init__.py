@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/bench.py`, one measured comparison a module."""
+"""The parts of `benchmarks.bench`, one measured comparison a module."""

@@ -14,14 +14,14 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
+from benchmarks.speed.data import phantom
+from benchmarks.speed.figures import save_mask_figure
+from benchmarks.speed.measure import wait_for
+from benchmarks.speed.one_by_one import predicted
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
 from pseudo_labeling.slices import window_volume
-from speed.data import phantom
-from speed.figures import save_mask_figure
-from speed.measure import wait_for
-from speed.one_by_one import predicted
 
 
 def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.speed.data import EMBEDDED, embedded_settings, raw_dataset
+from benchmarks.speed.measure import Clock, in_process
+from nnunetv2_clisc.scoring.metrics import dice
 from pseudo_labeling.run.pipeline import PseudoLabeling
 from pseudo_labeling.run.workspace import Workspace
-from pseudo_labeling.slices import read_slices
-from speed.data import EMBEDDED, embedded_settings, raw_dataset
-from speed.measure import Clock, in_process
+from pseudo_labeling.slices import read_slices, read_squares
 
 
 def compare(cases: int, shape: tuple[int, int, int], epochs: int | None, device: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def compare(cases: int, shape: tuple[int, int, int], epochs: int | None, device:
         theirs, their_peak = in_process(_one_by_one, dataset, folder, epochs, device)
         after, later_peak = in_process(_label, again, epochs, device)
         agreement = _mean_dice(Workspace(dataset), Workspace(folder / "one_by_one"))
-    from speed.one_by_one import NOT_NEEDED
+    from benchmarks.speed.one_by_one import NOT_NEEDED
 
     ours = {kind: {name: (before[kind][name] + after[kind][name]) / 2 for name in before[kind]} for kind in before}
     seconds, theirs_seconds = sum(ours["seconds"].values()), sum(theirs.values())
@@ -105,17 +106,13 @@ def _label(dataset: Path, epochs: int | None, device: str) -> dict[str, Any]:
 
 
 def _one_by_one(dataset: Path, folder: Path, epochs: int | None, device: str) -> dict[str, float]:
-    from speed.one_by_one import label_one_by_one
+    from benchmarks.speed.one_by_one import label_one_by_one
 
     return label_one_by_one(dataset, folder, embedded_settings(epochs), device)
 
 
 def _mean_dice(first: Workspace, second: Workspace) -> float:
-    from speed.one_by_one import stack_from_image_file
-
     found = []
     for case in first.cases():
-        a, b = (stack_from_image_file(files.label(case)) for files in (first, second))
-        total = int(a.sum() + b.sum())
-        found.append(2 * int((a & b).sum()) / total if total else 1.0)
+        found.append(dice(*(read_squares(files.label(case)) for files in (first, second)), both_empty=1.0))
     return float(np.mean(found))

@@ -29,20 +29,21 @@ from pytorch_grad_cam import LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from segment_anything import SamPredictor
 
+from benchmarks.speed.data import EMBEDDED
+from benchmarks.speed.figures import save_cam_figure, save_mask_figure
+from benchmarks.speed.measure import Clock
 from pseudo_labeling import classifier as classifier_module
 from pseudo_labeling.cam import LayerCam
 from pseudo_labeling.classifier import TrainingState, build_classifier, classifier_input, classifier_slices
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.roi import large_components, roi_from_cam
 from pseudo_labeling.run import cam_pass
+from pseudo_labeling.run.classifier_files import AMDA, RAW, final_pass
 from pseudo_labeling.run.pipeline import PseudoLabeling
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slices import read_slices, squares_from_image, write_mask
+from pseudo_labeling.slices import read_slices, read_squares, write_mask
 from pseudo_labeling.weights import models
-from speed.data import EMBEDDED
-from speed.figures import save_cam_figure, save_mask_figure
-from speed.measure import Clock
 
 NOT_NEEDED = ("prompts again", "asking first", "CAM figures")
 
@@ -73,7 +74,7 @@ def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: s
         way.load()
     with way.clock.timed("classifier"), way.training(_epochs(done)):
         PseudoLabeling(copy, settings, EMBEDDED, device=device).classifier()
-    final = "amda" if settings.amda.alpha > 0 else "raw"
+    final = final_pass(settings.amda.alpha)
     trained, _ = build_classifier(settings.classifier, way.clip, None, settings.seed)
     trained.load_state_dict(torch.load(files.root / "classifier" / f"{final}.pt", weights_only=True))
     trained = trained.to(device).eval()
@@ -83,7 +84,7 @@ def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: s
         for image in slices:
             way.probability(image)
         with way.clock.timed("CAM and ROI"):
-            tumour = stack_from_image_file(done.root / f"roi_{final}" / f"{case}{ENDING}")
+            tumour = read_squares(done.root / f"roi_{final}" / f"{case}{ENDING}")
             method = LayerCam(trained, settings.cam.layers)
             cam = way.case_cam(slices, tumour.any((1, 2)), settings.classifier.image_size, method, device)
             roi_from_cam(cam, slices, settings.roi)
@@ -202,14 +203,7 @@ def predicted(predictor: SamPredictor, image: np.ndarray, prompt: Prompt) -> np.
     return found
 
 
-def stack_from_image_file(path: Path) -> np.ndarray:
-    """A mask file as `(z, y, x)` bool at square pixels."""
-    import SimpleITK as sitk
-
-    return squares_from_image(sitk.ReadImage(str(path)))
-
-
 def _epochs(done: Workspace) -> list[int]:
     """Epochs of each training of a labelling, in turn."""
-    records = [done.root / "classifier" / f"{name}.json" for name in (cam_pass.RAW, cam_pass.AMDA)]
+    records = [done.root / "classifier" / f"{name}.json" for name in (RAW, AMDA)]
     return [len(json.loads(path.read_text())["history"]) for path in records if path.exists()]

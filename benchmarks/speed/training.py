@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from speed.data import raw_dataset
-from speed.measure import wait_for
+from benchmarks.speed.data import raw_dataset
+from benchmarks.speed.measure import wait_for
 
 NAME = "Dataset511_Bench"
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from dataset_conversion.errors import UserError, explain
-from dataset_conversion.files import copy_file, write_json
+from dataset_conversion.files import copy_file, link_file, write_json
 from dataset_conversion.raw.splits import Split, cross_validation, shared_patients
 from dataset_conversion.raw.staging import publish, staging
 from dataset_conversion.raw.target import Target, check_free, claim
@@ -25,9 +22,9 @@ from dataset_conversion.scans.volumes import (
     what_was_unified,
     write_image,
 )
+from dataset_conversion.threads import in_threads
 
 FILE_ENDING = ".nii.gz"
-MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -141,6 +138,12 @@ def write_dataset(
     )
 
 
+def check_masks_given(labels: Path | None, fullsup_id: int | None) -> None:
+    """Raise where a dataset with ground truth is asked for and no masks are given."""
+    if fullsup_id is not None and labels is None:
+        raise UserError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
+
+
 def unused_masks(labels: Path | None, fullsup_id: int | None, split: Split) -> tuple[str, ...]:
     """The remark on masks that were given and not opened."""
     if labels is None or fullsup_id is not None or split.test:
@@ -180,15 +183,10 @@ def _convert_cases(
     cases: Mapping[str, CaseSource], split: Split, main: Path, fullsup: Path | None, threads: int | None
 ) -> dict[str, str]:
     """How the header of each case that was unified contradicted itself, by case."""
-    jobs = [(name, "Tr") for name in split.trainval] + [(name, "Ts") for name in split.test]
-    pool = ThreadPoolExecutor(threads or min(MAX_THREADS, os.cpu_count() or 1))  # reading and gzip release the GIL
-    try:
-        futures = [pool.submit(_convert_case, cases[name], part, main, fullsup) for name, part in jobs]
-        bar = tqdm(zip(jobs, futures, strict=True), total=len(jobs), desc="converting", unit="case", disable=None)
-        found = {name: future.result() for (name, _), future in bar}
-        return {name: trouble for name, trouble in found.items() if trouble}
-    finally:
-        pool.shutdown(cancel_futures=True)
+    parts = dict.fromkeys(split.trainval, "Tr") | dict.fromkeys(split.test, "Ts")
+    jobs = {name: (cases[name], part, main, fullsup) for name, part in parts.items()}
+    found = in_threads(_convert_case, jobs, "converting", threads)
+    return {name: trouble for name, trouble in found.items() if trouble}
 
 
 def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None) -> str:
@@ -208,7 +206,7 @@ def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None)
     else:
         write_image(image, written)
     if fullsup:
-        _link(written, fullsup / f"images{part}" / written.name)
+        link_file(written, fullsup / f"images{part}" / written.name)
     holders = [folder for folder in ((main if part == "Ts" else None), fullsup) if folder]
     if case.mask is None or not holders:
         return trouble
@@ -221,7 +219,7 @@ def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None)
     written = holders[0] / f"labels{part}" / f"{case.name}{FILE_ENDING}"
     write_image(binary, written)
     for folder in holders[1:]:
-        _link(written, folder / f"labels{part}" / written.name)
+        link_file(written, folder / f"labels{part}" / written.name)
     return trouble
 
 
@@ -234,11 +232,3 @@ def _unified(troubles: Mapping[str, str]) -> tuple[str, ...]:
         f"the headers of {len(troubles)} cases mean two things; they were placed by the sform, as nibabel and most "
         f"viewers do, and written anew: {', '.join(troubles)} ({first}: {troubles[first]})",
     )
-
-
-def _link(file: Path, link: Path) -> None:
-    """A second name for the same bytes; a copy where the file system has no hard links."""
-    try:
-        os.link(file, link)
-    except OSError:
-        copy_file(file, link)

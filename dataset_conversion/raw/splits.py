@@ -71,6 +71,13 @@ def draw_split(names: Iterable[str], *, seed: int, val: float = VAL_FRACTION, te
     return Split(train_names, val_names, test_names, f"drawn {ratio}{of_patients} with seed {seed}")
 
 
+def choose_split(
+    path: Path | None, names: Collection[str], *, seed: int, val: float = VAL_FRACTION, test: float = 0.0
+) -> Split:
+    """The split in a file, or without one as :func:`draw_split` draws it; errors are those of either."""
+    return draw_split(names, seed=seed, val=val, test=test) if path is None else read_split(path, names, seed=seed)
+
+
 def cross_validation(split: Split, *, seed: int = 0) -> list[dict[str, list[str]]]:
     """The folds of `splits_final.json`: first the data set's own, then up to four more over its training cases.
 

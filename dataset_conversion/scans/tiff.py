@@ -6,7 +6,6 @@ import json
 import math
 import re
 import struct
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from dataset_conversion.scans.geometry import check_edges
 EXTENSIONS = (".tif", ".tiff")
 _MODES = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B")  # one number a pixel
 _SERIES = re.compile(r"^(?:channels|frames)=(?:[2-9]|\d{2,})", re.MULTILINE)  # in the description ImageJ writes
-# A page cut short makes Pillow warn before it raises; our error says all there is to say.
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 
 def read_stack(path: Path, spacing: Sequence[float] | None = None) -> sitk.Image:

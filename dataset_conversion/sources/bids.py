@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
-from dataset_conversion.raw.splits import draw_split, read_split
+from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, check_masks_given, unused_masks, write_dataset
+from dataset_conversion.raw.splits import choose_split
 from dataset_conversion.raw.target import prepare_target
 from dataset_conversion.scans.integrity import check_fetched
 from dataset_conversion.scans.volumes import check_case_name
@@ -38,21 +38,18 @@ def convert_bids(
         labels: a folder of masks, mostly below `derivatives`: files anywhere in it named after subject and session
             (and acquisition, run, ... where they say so), ending in `_mask`, `_dseg`, `_roi`, `_msk`, `_seg` or
             `_lesion`. Masks of the brain, by their `desc` or `label`, are passed over.
-        split: JSON file; without one four fifths of the subjects train, and the others validate.
-        fullsup_id: id of a second dataset with ground truth for training.
-        seed: of the random split, where one is drawn; sessions of a subject stay together.
+        split, fullsup_id, seed: as for `convert folder`; sessions of a subject stay together.
 
     Raises:
-        UserError: no FLAIR scan, no or several masks that fit, or see `read_split` and `write_dataset`.
+        UserError: no FLAIR scan, no or several masks that fit, or see `choose_split` and `write_dataset`.
     """
     source = Path(source)
     target = prepare_target(dataset_id, name, fullsup_id)
-    if fullsup_id is not None and labels is None:
-        raise UserError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
+    check_masks_given(labels, fullsup_id)
     scans = _find_scans(source)
     masks = {} if labels is None else _find_masks(Path(labels), scans)
     cases = {case: CaseSource(case, path, masks.get(case)) for case, path in scans.items()}
-    chosen = read_split(Path(split), cases, seed=seed) if split is not None else draw_split(cases, seed=seed)
+    chosen = choose_split(None if split is None else Path(split), cases, seed=seed)
     notes = unused_masks(labels, fullsup_id, chosen)
     return write_dataset(target, cases, chosen, source="bids", notes=notes, seed=seed)
 

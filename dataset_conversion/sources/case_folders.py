@@ -1,47 +1,84 @@
-"""Find the cases of a downloaded archive, a folder each, at the top or a level or two down."""
+"""Archives with a folder a case, at the top or a level or two down: their cases found and converted."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.raw.dataset import CaseSource
+from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, write_dataset
+from dataset_conversion.raw.splits import choose_split
+from dataset_conversion.raw.target import prepare_target
 
 
-def find_cases(
-    source: Path, pattern: re.Pattern[str], archive: str, read_case: Callable[[Path], CaseSource]
-) -> dict[str, CaseSource]:
-    """Cases by name, from the folders whose names match in the first place that has any.
+@dataclass(frozen=True)
+class Archive:
+    """A data set as it is distributed.
 
-    Args:
-        source: the folder of the case folders, or one or two levels above it.
-        pattern: what a case folder is called.
-        archive: what the folder of the case folders is called, where `source` lies above it; `*` stands for anything.
+    Attributes:
+        name: by which `convert` and `dataset.json` know it.
+        dataset: default NAME of `DatasetNNN_NAME`.
+        pattern: of the names of case folders.
+        folder: pattern of the name of the folder above them, as downloaded; `*` stands for anything.
         read_case: makes a case of its folder.
-
-    Raises:
-        UserError: no such folder, or no case folder in any of these places, or in two of one level; or what
-            `read_case` raises.
+        split: file of the default split; None draws 70:10:20, the paper's ratio (Sec. 3.1).
     """
-    return {folder.name: read_case(folder) for folder in _case_folders(Path(source), pattern, archive)}
 
+    name: str
+    dataset: str
+    pattern: re.Pattern[str]
+    folder: str
+    read_case: Callable[[Path], CaseSource]
+    split: Path | None = None
 
-def _case_folders(source: Path, pattern: re.Pattern[str], archive: str) -> list[Path]:
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder; give the folder {archive} to --source")
-    for places in ([source], sorted(source.glob(archive)), sorted(source.glob(f"*/{archive}"))):
-        found = {place: _matching(place, pattern) for place in places if place.is_dir()}
-        holders = [place for place, folders in found.items() if folders]
-        if len(holders) > 1:
-            raise UserError(
-                f"{source}: both {holders[0].name} and {holders[1].name} have case folders; give one to --source"
-            )
-        if holders:
-            return found[holders[0]]
-    raise UserError(f"{source}: has no case folder ({pattern.pattern}); give the folder {archive} to --source")
+    def convert(
+        self,
+        source: Path,
+        *,
+        dataset_id: int,
+        name: str | None = None,
+        split: Path | None = None,
+        fullsup_id: int | None = None,
+        seed: int = 0,
+    ) -> ConversionSummary:
+        """Convert the FLAIR scans, with every label above 0 as tumour.
 
+        Args:
+            source: folder of the case folders, or one or two levels above the archive's folder.
+            dataset_id: NNN of `DatasetNNN_NAME`.
+            name: its NAME.
+            split: JSON file; by default the archive's. Where one is drawn, time points of a patient stay together.
+            fullsup_id: id of a second dataset with ground truth for training.
+            seed: of the split, where one is drawn.
 
-def _matching(place: Path, pattern: re.Pattern[str]) -> list[Path]:
-    return [entry for entry in sorted(place.iterdir()) if pattern.fullmatch(entry.name) and entry.is_dir()]
+        Raises:
+            UserError: no such folder, or no case folder in any of these places, or in two of one level; or see
+                `prepare_target`, `choose_split` and `write_dataset`.
+        """
+        target = prepare_target(dataset_id, name or self.dataset, fullsup_id)
+        cases = {folder.name: self.read_case(folder) for folder in self._case_folders(Path(source))}
+        split = split or self.split
+        chosen = choose_split(None if split is None else Path(split), cases, seed=seed, val=0.1, test=0.2)
+        return write_dataset(target, cases, chosen, source=self.name, seed=seed)
+
+    def _case_folders(self, source: Path) -> list[Path]:
+        """Folders whose names match, in the first place that has any."""
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder; give the folder {self.folder} to --source")
+        for places in ([source], sorted(source.glob(self.folder)), sorted(source.glob(f"*/{self.folder}"))):
+            found = {place: self._matching(place) for place in places if place.is_dir()}
+            holders = [place for place, folders in found.items() if folders]
+            if len(holders) > 1:
+                raise UserError(
+                    f"{source}: both {holders[0].name} and {holders[1].name} have case folders; give one to --source"
+                )
+            if holders:
+                return found[holders[0]]
+        raise UserError(
+            f"{source}: has no case folder ({self.pattern.pattern}); give the folder {self.folder} to --source"
+        )
+
+    def _matching(self, place: Path) -> list[Path]:
+        return [entry for entry in sorted(place.iterdir()) if self.pattern.fullmatch(entry.name) and entry.is_dir()]

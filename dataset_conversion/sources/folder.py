@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, unused_masks, write_dataset
-from dataset_conversion.raw.splits import draw_split, read_split
+from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, check_masks_given, unused_masks, write_dataset
+from dataset_conversion.raw.splits import choose_split
 from dataset_conversion.raw.target import prepare_target
 from dataset_conversion.scans.foreign import foreign_files
 from dataset_conversion.scans.tiff import EXTENSIONS as TIFF_EXTENSIONS
@@ -44,12 +44,11 @@ def convert_folder(
         spacing: edges of a voxel in mm, z first, for TIFF, which does not say; see `tiff.read_stack`.
 
     Raises:
-        UserError: see `prepare_target`, `read_split` and `write_dataset`.
+        UserError: see `prepare_target`, `choose_split` and `write_dataset`.
     """
     images, labels = Path(images), None if labels is None else Path(labels)
     target = prepare_target(dataset_id, name, fullsup_id)
-    if fullsup_id is not None and labels is None:
-        raise UserError(f"--fullsup-d {fullsup_id}: needs the masks of the training cases; give --labels DIR")
+    check_masks_given(labels, fullsup_id)
     scans = list_volumes(images, extensions=_EXTENSIONS)
     masks: dict[str, Path] = {}
     if labels is not None:
@@ -61,7 +60,7 @@ def convert_folder(
     if spacing is not None and not any(map(_is_tiff, scans.values())):
         raise UserError(f"--spacing: {images} holds no TIFF, and other formats say it themselves; leave it out")
     cases = {case: _case(case, path, masks.get(case), spacing) for case, path in scans.items()}
-    chosen = read_split(Path(split), cases, seed=seed) if split is not None else draw_split(cases, seed=seed)
+    chosen = choose_split(None if split is None else Path(split), cases, seed=seed)
     notes = unused_masks(labels, fullsup_id, chosen)
     if foreign := foreign_files(images):
         notes += (f"{foreign[0].name} was left out: it is {foreign[1]}, which is not read; {foreign[2]}",)

@@ -1,9 +1,12 @@
-"""The Kaggle LGG segmentation set (`kaggle_3m`): a folder of TIFF slices a patient, FLAIR in the green channel."""
+"""The Kaggle LGG segmentation set (`kaggle_3m`): a folder of TIFF slices a patient, FLAIR in the green channel.
+
+`TCGA_xx_yyyy_date/TCGA_xx_yyyy_date_N.tif` and `…_N_mask.tif` become volumes, slices in the order of N. Their spacing,
+1 x 1 x (140 / slices) mm, is nominal, so distances in mm are nominal too.
+"""
 
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,47 +14,11 @@ import SimpleITK as sitk
 from PIL import Image
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, write_dataset
-from dataset_conversion.raw.splits import draw_split, read_split
-from dataset_conversion.raw.target import prepare_target
-from dataset_conversion.sources.case_folders import find_cases
+from dataset_conversion.raw.dataset import CaseSource
+from dataset_conversion.sources.case_folders import Archive
 
-ARCHIVE_FOLDER = "kaggle_3m"
 FLAIR_CHANNEL = 1  # the three are pre-contrast, FLAIR, post-contrast
 NOMINAL_HEIGHT_MM = 140.0  # the slice spacing was not distributed; the stacks cover a head, so share its height out
-_CASE_FOLDER = re.compile(r"TCGA_\w+_\d{8}", re.ASCII)
-# A slice cut short makes Pillow warn before it raises; our error says all there is to say.
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
-
-
-def convert_lgg(
-    source: Path,
-    *,
-    dataset_id: int,
-    name: str = "LGG",
-    split: Path | None = None,
-    fullsup_id: int | None = None,
-    seed: int = 0,
-) -> ConversionSummary:
-    """Convert `TCGA_xx_yyyy_date/TCGA_xx_yyyy_date_N.tif` and `…_N_mask.tif`, slices in the order of N.
-
-    Volumes get the nominal spacing 1 x 1 x (140 / slices) mm, so distances in mm are nominal too.
-
-    Args:
-        source: the folder `kaggle_3m`, or one or two levels above it.
-        split: JSON file; by default 70:10:20, the paper's ratio (Sec. 3.1), drawn by `seed`.
-        fullsup_id: id of a second dataset with ground truth for training.
-
-    Raises:
-        UserError: not such a folder, or see `prepare_target`, `read_split` and `write_dataset`.
-    """
-    target = prepare_target(dataset_id, name, fullsup_id)
-    cases = find_cases(source, _CASE_FOLDER, ARCHIVE_FOLDER, _find_case)
-    if split is not None:
-        chosen = read_split(Path(split), cases, seed=seed)
-    else:
-        chosen = draw_split(cases, seed=seed, val=0.1, test=0.2)
-    return write_dataset(target, cases, chosen, source="lgg", seed=seed)
 
 
 def read_flair_stack(folder: Path) -> sitk.Image:
@@ -101,3 +68,7 @@ def _stack(slices: list[np.ndarray], folder: Path) -> sitk.Image:
     image = sitk.GetImageFromArray(np.stack(slices))
     image.SetSpacing((1.0, 1.0, round(NOMINAL_HEIGHT_MM / len(slices), 2)))
     return image
+
+
+LGG = Archive("lgg", "LGG", re.compile(r"TCGA_\w+_\d{8}", re.ASCII), "kaggle_3m", _find_case)
+convert_lgg = LGG.convert

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from tqdm import tqdm
 
-from dataset_conversion.errors import UserError
-from dataset_conversion.scans.volumes import read_image
-from nnunetv2_clisc.report.measures import Choice, Measures, pick
+from nnunetv2_clisc.report.measures import Choice, Measures, pick, read_as_stored
 from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
 from nnunetv2_clisc.report.records import decisions
 from nnunetv2_clisc.report.sources import Run
@@ -47,12 +44,29 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A column of panels with the outline of a mask.
+
+    Attributes:
+        title, alt: words, as of a :class:`Panel`.
+        mask: `(z, y, x)` bool, None where there is none.
+        colour: of the outline.
+        prompts: for SAM, one a slice, drawn too.
+    """
+
+    title: str
+    alt: str
+    mask: np.ndarray | None
+    colour: str
+    prompts: Sequence[Prompt | None] | None = None
+
+
+@dataclass(frozen=True)
 class Shown:
     """A case, read for drawing."""
 
     scan: Scan
     images: np.ndarray  # (z, y, x) uint8, at square pixels
-    path: Path
 
     def view(self, prompts: Sequence[Prompt | None] = ()) -> View:
         """What the panels show: the head and all of the prompts' boxes."""
@@ -72,12 +86,7 @@ class Shown:
         Raises:
             UserError: it does not fit the scan.
         """
-        if path is None or not path.is_file():
-            return None
-        found = self.scan.stack_from_image(read_image(path))
-        if found.shape != self.scan.shape:
-            raise UserError(f"{path}: {found.shape} voxels, but {self.path} has {self.scan.shape}; make it again")
-        return self.scan.squares(found)
+        return None if path is None or not path.is_file() else self.scan.read_mask(path, "make it again")
 
 
 class Galleries:
@@ -110,7 +119,7 @@ class Galleries:
             scores = self.measures.pred.cases
             chosen = pick({case: scores[case]["dsc"] for case in cases if case in scores})
             return [self._other(role, case, f"DSC {100 * value:.1f} %") for role, case, value in chosen]
-        volumes = {case: _voxels(self.run.pred[case]) for case in cases}
+        volumes = {case: float(read_as_stored(self.run.pred[case])[0].sum()) for case in cases}
         names = {"best": "largest", "median": "median", "worst": "smallest"}
         return [self._other(names[role], case, f"{int(value)} voxels") for role, case, value in pick(volumes)]
 
@@ -123,25 +132,13 @@ class Galleries:
         reference = shown.mask(run.gt.get(case))
         cam = self._cam(case, shown)
         prompts = shown.prompts(roi, self.settings.prompts)
-        rows = []
+        layers = [
+            Layer("ROI and prompts", "outline of the ROI with box and points for SAM", roi, "blue", prompts),
+            Layer("SAM mask", "outline of the pseudo-label", label, "orange"),
+            Layer(found[1] if found else "", "outline of the network's prediction", prediction, "pink"),
+        ]
         slices = shown.pick({"SAM mask": label, "reference": reference, "prediction": prediction, "ROI": roi}, ROWS)
-        view = shown.view([prompts[z] for z, _ in slices] if prompts is not None else ())
-        for z, why in slices:
-            true = _reference(reference, z)
-            panels = [self._panel(shown, view, z, "scan", "the scan")]
-            if cam is not None:
-                panels.append(self._panel(shown, view, z, "CAM", "class activation map over the scan", heat=cam[z]))
-            if roi is not None and prompts is not None:
-                lines = [Line(roi[z], "blue"), *true]
-                words = "outline of the ROI with box and points for SAM"
-                panels.append(self._panel(shown, view, z, "ROI and prompts", words, lines=lines, prompt=prompts[z]))
-            if label is not None:
-                lines = [Line(label[z], "orange"), *true]
-                panels.append(self._panel(shown, view, z, "SAM mask", "outline of the pseudo-label", lines=lines))
-            if prediction is not None and found:
-                lines = [Line(prediction[z], "pink"), *true]
-                panels.append(self._panel(shown, view, z, found[1], "outline of the network's prediction", lines=lines))
-            rows.append(Row(shown.scan.file_slice(z), why, panels))
+        rows = self._rows(shown, slices, layers, reference, scan=True, cam=cam)
         return Pictures(case, role, self._facts(case), rows)
 
     def _dropped(self, decision: Decision, prompting: PromptSettings) -> Pictures:
@@ -152,19 +149,13 @@ class Galleries:
         prediction = shown.mask(run.fold.prediction(case, ENDING))
         sam, reference = shown.mask(run.fold.sam_mask(case, ENDING)), shown.mask(run.gt.get(case))
         prompts = shown.prompts(prediction, prompting)
-        rows = []
+        words = "outline of round 1's prediction with box and points for SAM"
+        layers = [
+            Layer("round 1 and prompts", words, prediction, "pink", prompts),
+            Layer("answer of SAM", "outline of SAM's mask", sam, "orange"),
+        ]
         slices = shown.pick({"prediction": prediction, "answer of SAM": sam}, ROWS_DROPPED)
-        view = shown.view([prompts[z] for z, _ in slices] if prompts is not None else ())
-        for z, why in slices:
-            true, panels = _reference(reference, z), []
-            if prediction is not None and prompts is not None:
-                lines = [Line(prediction[z], "pink"), *true]
-                words = "outline of round 1's prediction with box and points for SAM"
-                panels.append(self._panel(shown, view, z, "round 1 and prompts", words, lines=lines, prompt=prompts[z]))
-            if sam is not None:
-                lines = [Line(sam[z], "orange"), *true]
-                panels.append(self._panel(shown, view, z, "answer of SAM", "outline of SAM's mask", lines=lines))
-            rows.append(Row(shown.scan.file_slice(z), why, panels))
+        rows = self._rows(shown, slices, layers, reference)
         facts = f"similarity {decision.agreement.similarity or 0:.3f}"
         if not decision.reason.startswith("similarity"):
             facts += f", {decision.reason}"
@@ -179,35 +170,41 @@ class Galleries:
             raise ValueError(f"{case} has no scan")
         shown = self._read(image)
         prediction, reference = shown.mask(self.run.pred[case]), shown.mask(self.run.gt.get(case))
-        rows = []
-        view = shown.view()
-        for z, why in shown.pick({"reference": reference, "prediction": prediction}, ROWS_DROPPED):
-            lines = [*([Line(prediction[z], "pink")] if prediction is not None else []), *_reference(reference, z)]
-            panels = [
-                self._panel(shown, view, z, "scan", "the scan"),
-                self._panel(shown, view, z, "prediction", "outline of the prediction", lines=lines),
-            ]
-            rows.append(Row(shown.scan.file_slice(z), why, panels))
+        layers = [Layer("prediction", "outline of the prediction", prediction, "pink")]
+        slices = shown.pick({"reference": reference, "prediction": prediction}, ROWS_DROPPED)
+        rows = self._rows(shown, slices, layers, reference, scan=True)
         return Pictures(case, role, facts, rows)
 
     def _read(self, path: Path) -> Shown:
         scan = read_scan(path)
-        return Shown(scan, axial_slices(scan, self.settings.window, path), path)
+        return Shown(scan, axial_slices(scan, self.settings.window, path))
 
-    def _panel(
+    def _rows(
         self,
         shown: Shown,
-        view: View,
-        z: int,
-        title: str,
-        alt: str,
+        slices: Sequence[tuple[int, str]],
+        layers: Sequence[Layer],
+        reference: np.ndarray | None,
         *,
-        heat: np.ndarray | None = None,
-        lines: Sequence[Line] = (),
-        prompt: Prompt | None = None,
-    ) -> Panel:
-        words = f"{alt}, slice {shown.scan.file_slice(z)}"
-        return draw(title, words, shown.images[z], view, heat=heat, lines=lines, prompt=prompt)
+        scan: bool = False,
+        cam: np.ndarray | None = None,
+    ) -> list[Row]:
+        """A row for each slice: the scan, the CAM over it, and every layer that is there, with the reference dashed."""
+        asked = [layer.prompts[z] for layer in layers if layer.prompts is not None for z, _ in slices]
+        view, rows = shown.view(asked), []
+        for z, why in slices:
+            image, where = shown.images[z], f", slice {shown.scan.file_slice(z)}"
+            panels = [draw("scan", "the scan" + where, image, view)] if scan else []
+            if cam is not None:
+                panels.append(draw("CAM", "class activation map over the scan" + where, image, view, heat=cam[z]))
+            for layer in layers:
+                if layer.mask is not None:
+                    lines = [Line(layer.mask[z], layer.colour)]
+                    lines += [] if reference is None else [Line(reference[z], "white", dashed=True)]
+                    prompt = None if layer.prompts is None else layer.prompts[z]
+                    panels.append(draw(layer.title, layer.alt + where, image, view, lines=lines, prompt=prompt))
+            rows.append(Row(shown.scan.file_slice(z), why, panels))
+        return rows
 
     def _cam(self, case: str, shown: Shown) -> np.ndarray | None:
         """A case's CAM `(z, y, x)`, stretched so that its hottest voxel is 1."""
@@ -234,11 +231,3 @@ class Galleries:
 def _drawn_from(recorded: Mapping[str, Any]) -> Settings:
     """Window and prompts as recorded; a record of another version may hold settings that this one does not know."""
     return Settings().merged({name: recorded[name] for name in ("window", "prompts") if name in recorded})
-
-
-def _reference(mask: np.ndarray | None, z: int) -> list[Line]:
-    return [] if mask is None else [Line(mask[z], "white", dashed=True)]
-
-
-def _voxels(path: Path) -> float:
-    return float((sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))) > 0).sum())

@@ -17,9 +17,10 @@ from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.report.records import CaseSlices, decisions, slice_labels
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders
-from nnunetv2_clisc.scoring.stage_table import auc
+from nnunetv2_clisc.scoring.stage_table import slice_scores
 from nnunetv2_clisc.training.s3f import similarity
 from pseudo_labeling.run.workspace import ENDING
+from pseudo_labeling.slices import Grid
 
 EACH = 2  # best, median and worst cases shown
 RESAMPLES = 2000
@@ -74,7 +75,7 @@ def measure(run: Run) -> Measures:
     agreement, label_ml = {}, {}
     for case in tqdm(cases, desc="ROI and pseudo-label", unit="case", disable=None):
         if run.roi(case).is_file() and run.files.label(case).is_file():
-            (roi, _), (label, ml) = _mask(run.roi(case)), _mask(run.files.label(case))
+            (roi, _), (label, ml) = read_as_stored(run.roi(case)), read_as_stored(run.files.label(case))
             if roi.shape != label.shape:
                 raise UserError(f"{run.roi(case)}: not on the grid of {run.files.label(case)}; run pseudo_label again")
             agreement[case], label_ml[case] = similarity(roi, label), ml * int(label.sum())
@@ -93,23 +94,23 @@ def measure(run: Run) -> Measures:
             predicted = [case for case in scored if run.fold.prediction(case, ENDING).is_file()]
             round_1 = _evaluate("round 1", run.fold.s3f / "predictions", gt, predicted)
         lesion = {case: _lesion_slices(run.gt[case]) for case in scored}
-        slices = slice_scores(slice_labels(run), lesion)
+        slices = slice_label_scores(slice_labels(run), lesion)
     if round_1 is not None:
         correlation = similarity_against_dsc(run, round_1)
     return Measures(agreement, label_ml, labels, round_1, pred, lesion, slices, correlation)
 
 
-def slice_scores(
+def slice_label_scores(
     labels: Mapping[str, CaseSlices], lesion: Mapping[str, Sequence[bool]]
 ) -> tuple[float, float, int] | None:
     """F1 and AUC of the slice labels against masks, and the number of slices; None where no mask fits."""
     fitting = [case for case in lesion if case in labels and len(labels[case].label) == len(lesion[case])]
     if not fitting:
         return None
-    truth = np.concatenate([lesion[case] for case in fitting]).astype(bool)
-    called = np.concatenate([labels[case].label for case in fitting]) == 1
-    f1 = 2 * (truth & called).sum() / max(truth.sum() + called.sum(), 1)
-    return float(f1), auc(np.concatenate([labels[case].probability for case in fitting]), truth), len(truth)
+    label, probability = (
+        np.concatenate([getattr(labels[case], of) for case in fitting]) for of in ("label", "probability")
+    )
+    return slice_scores(label, probability, np.concatenate([lesion[case] for case in fitting]).astype(bool))
 
 
 def similarity_against_dsc(run: Run, round_1: Evaluation) -> RankCorrelation | None:
@@ -133,6 +134,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.size < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return RankCorrelation(math.nan, math.nan, math.nan, int(first.size))
+    # not by scipy.stats.bootstrap: a resample of one case has no ρ, and one such would make the interval NaN
     drawn = np.random.default_rng(seed).integers(0, first.size, (RESAMPLES, first.size))
     ranks = [stats.rankdata(side[drawn], axis=1) for side in (first, second)]
     x, y = (side - side.mean(axis=1, keepdims=True) for side in ranks)
@@ -171,11 +173,10 @@ def _evaluate(name: str, pred: Path, gt: Path, cases: Sequence[str]) -> Evaluati
 
 
 def _lesion_slices(path: Path) -> list[bool]:
-    mask = sitk.GetArrayFromImage(sitk.DICOMOrient(read_image(path), "LPS"))
-    return [bool(one.any()) for one in mask]
+    return [bool(one.any()) for one in Grid.stack_from_image(read_image(path))]
 
 
-def _mask(path: Path) -> tuple[np.ndarray, float]:
+def read_as_stored(path: Path) -> tuple[np.ndarray, float]:
     """A mask as the file holds it, `(z, y, x)` bool, and the volume of a voxel in ml."""
     try:
         image = sitk.ReadImage(str(path))

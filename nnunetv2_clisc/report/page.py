@@ -27,7 +27,7 @@ from nnunetv2_clisc.report.records import (
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.statistics import summarise
-from nnunetv2_clisc.scoring.tables import mean_sd
+from nnunetv2_clisc.scoring.tables import mean_sd, number
 from nnunetv2_clisc.training.s3f import Decision
 
 
@@ -108,12 +108,12 @@ def tiles(
         found.append((f"{dropped} of {len(decided)}", "training cases dropped by S3F"))
     if measures.slices is not None:
         f1, auc, _ = measures.slices
-        found.append((f"{f1:.3f}", f"F1 of the slice labels (AUC {_or_dash(auc)})"))
+        found.append((f"{f1:.3f}", f"F1 of the slice labels (AUC {number(auc, 2)})"))
     for of, words in ((measures.labels, "pseudo-labels"), (measures.pred, f"{run.pred_name} (--pred)")):
         if of is not None:
             found.append((_mean(of), f"DSC of {words} in % ({len(of.cases)} cases)"))
     if measures.correlation is not None:
-        found.append((_or_dash(measures.correlation.rho), "Spearman's ρ of S3F similarity and true DSC"))
+        found.append((number(measures.correlation.rho, 2), "Spearman's ρ of S3F similarity and true DSC"))
     return found
 
 
@@ -127,7 +127,3 @@ def _mean_dsc(of: Evaluation | None, decided: Sequence[Decision]) -> str:
         [of.cases[d.agreement.case]["dsc"] for d in decided if d.agreement.case in of.cases] if of else []
     )
     return mean_sd(summarise(values), scale=100, digits=1) if values else ""
-
-
-def _or_dash(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"

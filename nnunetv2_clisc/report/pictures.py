@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from pseudo_labeling.prompts import Prompt
+from pseudo_labeling.slice_labels import HEAD_LEVEL
 
 EDGE = 240  # pixels of a panel's longer side
 GREYS = 88  # of the palette; few enough for small files, too many to see
@@ -24,7 +25,6 @@ INK = {
     "pink": (224, 140, 190),
     "white": (255,) * 3,
 }
-HEAD_LEVEL = 20  # of 255: darker pixels are air
 SPECK = 3  # pixels; what is thinner than twice that is no head
 MARGIN = 4  # pixels of the slice around the head
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import read_json
+from dataset_conversion.files import read_json, read_table
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.training.checkpoints import read_checkpoint
 from nnunetv2_clisc.training.fold import newest_checkpoint
@@ -65,14 +64,12 @@ def slice_labels(run: Run) -> dict[str, CaseSlices]:
     """
     table = run.files.root / "slice_labels.csv"
     found: dict[str, dict[int, dict[str, str]]] = {}
-    for row in read_table(table, ("case", "slice", "label")):  # a table that was written by hand has no more
+    for row in our_table(table, ("case", "slice", "label")):  # a table that was written by hand has no more
         defaults = {"probability": row["label"], "confident": "1"}
         found.setdefault(row["case"], {})[_number(table, row["slice"], int)] = defaults | row
     result = {}
     for case, rows in found.items():
-        records = (run.files.root / stage / f"{case}.json" for stage in ("slice_labels", "image_labels"))
-        record = next((path for path in records if path.is_file()), None)
-        order = read_json(record)["file_slices"] if record is not None else sorted(rows)
+        order = run.files.slice_record(case).get("file_slices") or sorted(rows)
         if sorted(order) != sorted(rows):
             raise UserError(f"{table}: {case} has other slices than its scan; run `nnUNetv2_clisc pseudo_label` again")
         result[case] = CaseSlices(
@@ -92,7 +89,7 @@ def labelling_summary(run: Run) -> dict[str, dict[str, int]]:
         return {}
     return {
         row["case"]: {name: _number(table, row[name], int) for name in columns}
-        for row in read_table(table, ("case", *columns))
+        for row in our_table(table, ("case", *columns))
     }
 
 
@@ -102,7 +99,7 @@ def decisions(run: Run) -> tuple[list[Decision], Mapping[str, Any]]:
         return [], {}
     table = run.fold.s3f / "similarities.csv"
     found = []
-    for row in read_table(table, ("case", "similarity", "kept", "predicted_voxels", "sam_voxels", "reason")):
+    for row in our_table(table, ("case", "similarity", "kept", "predicted_voxels", "sam_voxels", "reason")):
         sam = _number(table, row["sam_voxels"], int) if row["sam_voxels"] else None
         value = _number(table, row["similarity"], float) if row["similarity"] else None
         agreement = Agreement(row["case"], _number(table, row["predicted_voxels"], int), sam, value)
@@ -135,19 +132,14 @@ def split_of(run: Run) -> dict[str, str]:
     )
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def our_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV written by this package.
 
     Raises:
         UserError: unreadable, or not with these columns.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error}); make it again") from error
-    if not set(columns) <= set(reader.fieldnames or ()) or any(None in row.values() for row in rows):
+    rows = read_table(path, "make it again")
+    if not rows or not set(columns) <= rows[0].keys() or any(None in row.values() for row in rows):
         raise UserError(f"{path}: not our table with the columns {','.join(columns)}; make it again")
     return rows
 

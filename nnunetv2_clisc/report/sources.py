@@ -95,7 +95,7 @@ class Run:
 
     def test_image(self, case: str) -> Path | None:
         """The scan of a case outside `imagesTr`."""
-        path = self.files.dataset / "imagesTs" / f"{case}_0000{ENDING}"
+        path = _test_image(self.files.dataset, case)
         return path if path.is_file() else None
 
 

@@ -15,6 +15,7 @@ from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.metrics import METRICS
 from nnunetv2_clisc.scoring.tables import NOTHING
+from nnunetv2_clisc.scoring.tables import number as plain_number
 from nnunetv2_clisc.training.s3f import Decision
 from pseudo_labeling.settings import Settings
 
@@ -94,7 +95,13 @@ def dropped_table(decisions: Sequence[Decision], measures: Measures) -> HtmlTabl
     rows = []
     for d in dropped:
         a = d.agreement
-        row = [Cell(a.case), number(a.similarity, 3), whole(a.predicted_voxels), whole(a.sam_voxels), Cell(d.reason)]
+        row = [
+            Cell(a.case),
+            number(a.similarity, 3),
+            whole(a.predicted_voxels),
+            whole(a.sam_voxels),
+            Cell(d.reason),
+        ]
         rows.append(row + ([number(scores[a.case]["dsc"] if a.case in scores else None, 1, 100)] if scores else []))
     return HtmlTable(f"The {len(rows)} cases that S3F dropped", header, rows)
 
@@ -139,7 +146,9 @@ def weights_table(run: Run, summary: Mapping[str, Any], curves: Sequence[Curves]
     for one in curves:
         rows.append([f"Network, round {one.number}", f"trained here, {one.checkpoint.name}", sha256_of(one.checkpoint)])
     return HtmlTable(
-        "Weights", ["Network", "From", "SHA-256"], [[Cell(a), Cell(b), Cell(c, look="code")] for a, b, c in rows]
+        "Weights",
+        ["Network", "From", "SHA-256"],
+        [[Cell(a), Cell(b), Cell(c, look="code")] for a, b, c in rows],
     )
 
 
@@ -151,9 +160,8 @@ def versions_table(record: Mapping[str, Any]) -> HtmlTable:
 
 def number(value: float | None, digits: int, scale: float = 1.0) -> Cell:
     """A number to be sorted by its full precision."""
-    if value is None or math.isnan(value):
-        return Cell(NOTHING, math.nan, "number")
-    return Cell(f"{scale * value:.{digits}f}".replace("-", "−"), value, "number")
+    value = math.nan if value is None else value
+    return Cell(plain_number(scale * value, digits).replace("-", "−"), value, "number")
 
 
 def whole(value: int | None) -> Cell:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.errors import UserError, explain
-from dataset_conversion.files import whole, write_bytes
+from dataset_conversion.files import json_text, table_text, whole, write_json
 from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.comparison_tables import HD95_WORDS, empty_cases, notes, tables
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.metrics import METRICS
 from nnunetv2_clisc.scoring.statistics import RESAMPLES
+from nnunetv2_clisc.scoring.tables import to_latex, to_markdown, without_nan
 
 
 def summary(comparison: Comparison) -> dict[str, Any]:
@@ -58,11 +56,11 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         "settings": asdict(comparison.settings) | {"seed": comparison.seed, "resamples": RESAMPLES},
         "definitions": definitions,
     }
-    plain: dict[str, Any] = _without_nan(content)
+    plain: dict[str, Any] = without_nan(content)
     return plain
 
 
-def write_json(comparison: Comparison, path: Path) -> None:
+def write_summary(comparison: Comparison, path: Path) -> None:
     """Write `summary()` to a file, whole or not at all.
 
     Raises:
@@ -70,7 +68,7 @@ def write_json(comparison: Comparison, path: Path) -> None:
     """
     path = Path(path)
     try:
-        write_bytes(path, _json(comparison))
+        write_json(path, summary(comparison))
     except OSError as error:
         raise UserError(f"--json {_reason(error, path)}") from error
 
@@ -87,12 +85,14 @@ def write_folder(comparison: Comparison, output: Path) -> None:
         plots,  # here, because matplotlib is slow to import and `evaluate` may not need it
     )
 
-    files = {
-        "summary.json": _json(comparison),
-        "cases.csv": _csv(comparison).encode(),
-        "table.md": markdown(comparison).encode(),
-        "table.tex": latex(comparison).encode(),
-    } | plots(comparison)
+    rows = _case_rows(comparison)
+    texts = {
+        "summary.json": json_text(summary(comparison)),
+        "cases.csv": table_text(list(rows[0]), without_nan(rows, "")),
+        "table.md": markdown(comparison),
+        "table.tex": latex(comparison),
+    }
+    files = {name: text.encode() for name, text in texts.items()} | plots(comparison)
     try:
         output.mkdir(parents=True, exist_ok=True)
         _write_all(output, files)
@@ -102,15 +102,12 @@ def write_folder(comparison: Comparison, output: Path) -> None:
 
 def markdown(comparison: Comparison) -> str:
     """All tables with their captions, and the notes."""
-    parts = [f"**{table.caption}**\n\n{table.to_markdown()}" for table in tables(comparison)]
-    parts.append("\n".join("- " + note.replace("*", r"\*") for note in notes(comparison)))
-    return "\n\n".join(parts) + "\n"
+    return to_markdown(tables(comparison), notes(comparison))
 
 
 def latex(comparison: Comparison) -> str:
-    r"""All tables as floats, to be `\input` into a paper; the notes are comments."""
-    head = ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}", *(f"% {note}" for note in notes(comparison))]
-    return "\n".join(head) + "\n\n" + "\n\n".join(table.to_latex() for table in tables(comparison)) + "\n"
+    """All tables for a paper, with the notes as comments."""
+    return to_latex(tables(comparison), notes(comparison)) + "\n"
 
 
 def _summaries(method: Evaluation) -> dict[str, Any]:
@@ -135,27 +132,6 @@ def _case_rows(comparison: Comparison) -> list[dict[str, Any]]:
             about = {"method": method.name, "case": case, "status": status, "size": size.get(case, "")}
             rows.append(about | dict(values))
     return rows
-
-
-def _csv(comparison: Comparison) -> str:
-    rows = _case_rows(comparison)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in _without_nan(row).items()} for row in rows)
-    return text.getvalue()
-
-
-def _json(comparison: Comparison) -> bytes:
-    return (json.dumps(summary(comparison), indent=2, allow_nan=False) + "\n").encode()
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:

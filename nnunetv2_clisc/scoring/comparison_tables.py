@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+from dataset_conversion.errors import named
 from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.masks import listed
@@ -13,7 +13,6 @@ from nnunetv2_clisc.scoring.statistics import summarise
 from nnunetv2_clisc.scoring.tables import NOTHING, Cell, Mark, Table, mean_sd, number, p_value
 
 ALPHA = 0.05
-NAMED = 20  # cases that a note names
 MAIN = ("dsc", "hd95_mm")
 FURTHER = ("assd_mm", "precision", "recall", "volume_error_ml", "volume_error_relative")
 HD95_WORDS = {
@@ -131,12 +130,6 @@ def notes(comparison: Comparison) -> list[str]:
         )
         found.append(f"Intervals: percentile bootstrap over cases, seed {comparison.seed}.")
     return found
-
-
-def named(cases: Sequence[str]) -> str:
-    """The names of cases, of many the first ones; `summary.json` and `cases.csv` have all."""
-    more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
-    return ", ".join(cases[:NAMED]) + more
 
 
 def _labels_asked_for(comparison: Comparison) -> list[str]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dataset_conversion.errors import UserError
 from dataset_conversion.scans.volumes import list_volumes, read_volume
+from dataset_conversion.threads import in_threads
 from nnunetv2_clisc.scoring.masks import Foreground, Mask, listed, read_mask, turned_to
 from nnunetv2_clisc.scoring.metrics import MetricSettings, measure_case
 from nnunetv2_clisc.scoring.statistics import MetricSummary, correlation, summarise
-
-MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -90,16 +85,12 @@ def evaluate_folders(
             more = f" ({len(missing)} cases are missing)" if len(missing) > 1 else ""
             raise UserError(f"{folder}: has no mask of case {missing[0]}, but it was asked for{more}; add it")
     title = name or pred.resolve().name
-    pool = ThreadPoolExecutor(threads or min(MAX_THREADS, os.cpu_count() or 1))
-    try:
-        futures = [pool.submit(_measure_files, predictions[case], references[case], settings) for case in wanted]
-        bar = tqdm(zip(wanted, futures, strict=True), total=len(wanted), desc=title, unit="case", disable=None)
-        measured = {case: future.result() for case, future in bar}
-    finally:
-        pool.shutdown(cancel_futures=True)
-    labels = [frozenset().union(*(case[side] for case in measured.values())) for side in (1, 2)]
-    _check_labels(pred, labels[0], settings.pred_foreground or settings.foreground, "--pred-foreground")
-    _check_labels(gt, labels[1], settings.foreground, "--foreground")
+    jobs = {case: (predictions[case], references[case], settings) for case in wanted}
+    measured = in_threads(_measure_files, jobs, title, threads)
+    ours = frozenset(label for _, labels, _ in measured.values() for label in labels)
+    theirs = frozenset(label for _, _, labels in measured.values() for label in labels)
+    _check_labels(pred, ours, settings.pred_foreground or settings.foreground, "--pred-foreground")
+    _check_labels(gt, theirs, settings.foreground, "--foreground")
     return Evaluation(title, {case: metrics for case, (metrics, _, _) in measured.items()})
 
 

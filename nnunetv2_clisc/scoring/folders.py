@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
+from dataset_conversion.files import check_output
 from nnunetv2_clisc.scoring.comparison import Comparison, compare_folders, evaluate_folder
-from nnunetv2_clisc.scoring.comparison_files import write_folder, write_json
+from nnunetv2_clisc.scoring.comparison_files import write_folder, write_summary
 from nnunetv2_clisc.scoring.comparison_tables import cases_table, main_table, notes
 from nnunetv2_clisc.scoring.metrics import MetricSettings
 
@@ -35,7 +36,7 @@ def evaluate(
         UserError: whatever the user can mend, in one line.
     """
     if output is not None:
-        _check_output(output, {"--pred": pred, "--gt": gt})
+        check_output(output, {"--pred": pred, "--gt": gt})
     if pred.resolve() == gt.resolve():
         raise UserError(f"--pred {pred}: is the folder of --gt, so every score would be perfect; name the predictions")
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
@@ -43,7 +44,7 @@ def evaluate(
         raise UserError(f"--json {json_file}: {what}; name a file in a folder that exists")
     comparison = evaluate_folder(pred, gt, settings=settings)
     if json_file is not None:
-        write_json(comparison, json_file)
+        write_summary(comparison, json_file)
     if output is not None:
         write_folder(comparison, output)
     return _screen(cases_table(comparison).to_markdown(), comparison)
@@ -73,7 +74,7 @@ def compare(
         UserError: whatever the user can mend, in one line.
     """
     folders = parse_methods(methods)
-    _check_output(output, {"--gt": gt} | {f"--method {name}": folder for name, folder in folders.items()})
+    check_output(output, {"--gt": gt} | {f"--method {name}": folder for name, folder in folders.items()})
     comparison = compare_folders(folders, gt, settings=settings, seed=seed)
     write_folder(comparison, output)
     return _screen(main_table(comparison).to_markdown(), comparison)
@@ -94,15 +95,6 @@ def parse_methods(texts: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"--method {text}: {name} is listed twice; give each method a name of its own")
         folders[name] = Path(folder)
     return folders
-
-
-def _check_output(output: Path, inputs: Mapping[str, Path]) -> None:
-    """Raise before any work is done if a folder cannot be the output."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"-o {output}: is a file; name a folder")
-    for flag, folder in inputs.items():
-        if output.resolve() == Path(folder).resolve():
-            raise UserError(f"-o {output}: is the folder of {flag}; name another")
 
 
 def _screen(table: str, comparison: Comparison) -> str:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from nnunetv2_clisc.scoring.masks import Foreground
+from pseudo_labeling.roi import box_around
 
 Hd95Definition = Literal["pooled", "larger"]
 EmptyPolicy = Literal["nan", "worst", "public-code"]
@@ -77,14 +78,15 @@ class MetricSettings:
     pred_foreground: Foreground | None = None
 
 
-def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Volume overlap 2|A∩B| / (|A|+|B|), 0 to 1; NaN if both masks are empty, 0 if just one is.
+def dice(prediction: np.ndarray, reference: np.ndarray, *, both_empty: float = math.nan) -> float:
+    """Overlap 2|A∩B| / (|A|+|B|), 0 to 1: the volume Dice of masks, and the F1 of labels; 0 if just one is empty.
 
     Args:
-        prediction, reference: bool masks of one shape.
+        prediction, reference: bool arrays of one shape.
+        both_empty: what to return if both are.
     """
     total = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return _share(2 * np.count_nonzero(prediction & reference), total)
+    return 2 * np.count_nonzero(prediction & reference) / total if total else both_empty
 
 
 def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -113,7 +115,7 @@ def surface_distances(
     Returns:
         From prediction to reference, and from reference to prediction.
     """
-    box = _box(prediction | reference)
+    box = box_around(prediction | reference)
     ours, theirs = (_surface_mm(mask[box], spacing_mm) for mask in (prediction, reference))
     return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
 
@@ -163,7 +165,7 @@ def measure_case(
     """
     either = prediction | reference
     # every voxel outside the box is background in both; only the diagonal of the penalty needs the whole shape
-    box = _box(either) if either.any() else (slice(0, 1),) * either.ndim
+    box = box_around(either) if either.any() else (slice(0, 1),) * either.ndim
     ours, theirs = prediction[box], reference[box]
     ml = math.prod(spacing_mm) / 1000
     ours_ml, theirs_ml = np.count_nonzero(ours) * ml, np.count_nonzero(theirs) * ml
@@ -208,13 +210,6 @@ def _assd(forth: np.ndarray, back: np.ndarray) -> float:
 def _surface_mm(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     """Places of a mask's surface voxels in mm, `(n, 3)`."""
     return np.argwhere(mask & ~ndimage.binary_erosion(mask)) * np.asarray(spacing_mm, dtype=float)
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around a mask that is not empty."""
-    axes = range(mask.ndim)
-    found = [np.flatnonzero(mask.any(axis=tuple(set(axes) - {axis}))) for axis in axes]
-    return tuple(slice(int(one[0]), int(one[-1]) + 1) for one in found)
 
 
 def _share(part: Any, whole: Any) -> float:  # numpy counts and Python numbers

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dataset_conversion.errors import UserError
+from dataset_conversion.files import read_table
 from dataset_conversion.scans.volumes import read_volume
 from nnunetv2_clisc.environment import raw_dataset
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders, mask_files
 from nnunetv2_clisc.scoring.masks import Foreground, image_of, read_mask, turned_to
-from nnunetv2_clisc.scoring.metrics import MetricSettings
+from nnunetv2_clisc.scoring.metrics import MetricSettings, dice
 from nnunetv2_clisc.scoring.statistics import MetricSummary
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slices import read_scan
@@ -36,22 +36,18 @@ def slice_label_scores(
     if not table.is_file():
         raise UserError(f"{table}: not there; run `nnUNetv2_clisc pseudo_label` first")
     found: dict[str, list[tuple[int, int, float]]] = {}
-    with open(table, newline="") as file:
-        rows = csv.DictReader(file)
+    again = "run `nnUNetv2_clisc pseudo_label` again"
+    for line, row in enumerate(read_table(table, again), start=2):
         try:
-            for row in rows:
-                values = int(row["slice"]), int(row["label"]), float(row.get("probability") or row["label"])  # by hand
-                found.setdefault(row["case"], []).append(values)
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(
-                f"{table}: line {rows.line_num} is no row of case, slice, label and probability; run "
-                "`nnUNetv2_clisc pseudo_label` again"
-            ) from error
+            values = int(row["slice"]), int(row["label"]), float(row.get("probability") or row["label"])  # by hand
+            found.setdefault(row["case"], []).append(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{table}: line {line} is no row of case, slice, label and probability; {again}") from error
     truth, label, probability = [], [], []
     masks = mask_files(gt)
     for case in cases:
         if case not in found:
-            raise UserError(f"{table}: has no slice of case {case}; run `nnUNetv2_clisc pseudo_label` again")
+            raise UserError(f"{table}: has no slice of case {case}; {again}")
         scan = read_scan(files.image(case))
         image = turned_to(read_volume(files.image(case)), files.image(case), read_volume(masks[case]), masks[case])
         mask = read_mask(image, masks[case], foreground).voxels
@@ -63,9 +59,18 @@ def slice_label_scores(
             truth.append(by_file_slice[z])
             label.append(predicted)
             probability.append(p_tumour)
-    t, y = np.array(truth), np.array(label) == 1
-    f1 = 2 * (t & y).sum() / max(t.sum() + y.sum(), 1)
-    return float(f1), auc(np.array(probability), t), len(t)
+    return slice_scores(np.array(label), np.array(probability), np.array(truth))
+
+
+def slice_scores(label: np.ndarray, probability: np.ndarray, truth: np.ndarray) -> tuple[float, float, int]:
+    """F1 and AUC of slice labels, and their number.
+
+    Args:
+        label: `(n,)`, 1 = tumour.
+        probability: `(n,)` of a tumour.
+        truth: `(n,)` bool.
+    """
+    return dice(label == 1, truth, both_empty=0.0), auc(probability, truth), len(truth)
 
 
 def auc(score: np.ndarray, truth: np.ndarray) -> float:

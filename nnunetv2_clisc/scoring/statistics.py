@@ -132,19 +132,23 @@ def bootstrap_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, flo
     """Percentile bootstrap interval (95 %, 10,000 resamples) of the mean.
 
     Args:
-        values: `(n,)`, at least one.
+        values: `(n,)`, at least two.
         seed: the same seed and values give the same interval.
     """
-    rng = np.random.default_rng(seed)
-    # in parts: all resamples of thousands of cases at once would not fit into memory
-    parts = [values[rng.integers(0, values.size, (RESAMPLES // 100, values.size))].mean(axis=1) for _ in range(100)]
-    means = np.concatenate(parts)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=RESAMPLES // 100,  # all resamples of thousands of cases at once would not fit into memory
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction of p-values of one family; NaN stays NaN and does not count."""
+    """Holm's correction of p-values of one family; NaN stays NaN and does not count. SciPy has no such function."""
     corrected = [math.nan] * len(p_values)
     order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
     largest = 0.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nnunetv2_clisc.scoring.statistics import MetricSummary
 
@@ -101,6 +101,28 @@ class Table:
                 r"\end{table}",
             ]
         )
+
+
+def to_markdown(tables: Iterable[Table], notes: Iterable[str] = ()) -> str:
+    """Tables with their captions, and the notes as a list."""
+    parts = [f"**{table.caption}**\n\n{table.to_markdown()}" for table in tables]
+    listed = "\n".join("- " + note.replace("*", r"\*") for note in notes)
+    return "\n\n".join([*parts, *([listed] if listed else [])]) + "\n"
+
+
+def to_latex(tables: Iterable[Table], notes: Iterable[str]) -> str:
+    r"""Tables as floats, to be `\input` into a paper; the notes are comments."""
+    head = ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}", *(f"% {note}" for note in notes)]
+    return "\n\n".join(["\n".join(head), *(table.to_latex() for table in tables)])
+
+
+def without_nan(content: Any, instead: str | None = None) -> Any:
+    """Dictionaries and lists with something else for every NaN: JSON has none, and in a CSV it reads like a value."""
+    if isinstance(content, dict):
+        return {key: without_nan(value, instead) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_nan(value, instead) for value in content]
+    return instead if isinstance(content, float) and math.isnan(content) else content
 
 
 def number(value: float, digits: int = 3) -> str:

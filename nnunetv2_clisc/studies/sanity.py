@@ -13,18 +13,18 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import write_bytes, write_json
-from dataset_conversion.scans.volumes import read_image
+from dataset_conversion.files import write_json, write_text
 from nnunetv2_clisc.environment import raw_dataset, usable_device
+from nnunetv2_clisc.scoring.metrics import dice
 from nnunetv2_clisc.scoring.stage_table import auc
-from nnunetv2_clisc.scoring.statistics import summarise
-from nnunetv2_clisc.scoring.tables import NOTHING, Table, number
+from nnunetv2_clisc.scoring.statistics import MetricSummary, summarise
+from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd, number, to_markdown, without_nan
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised
 from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.run.finished_run import FirstPass
+from pseudo_labeling.run.finished_run import FinishedRun
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, axial_slices, read_scan
@@ -74,40 +74,40 @@ def sanity(
         UserError: whatever the user can mend, in one line.
     """
     files = Workspace(raw_dataset(dataset_id))
-    first_pass = FirstPass(files, usable_device(device))
-    first_pass.facts(first_pass.final, sam=False)
+    finished = FinishedRun(files, usable_device(device))
+    finished.facts(finished.final, sam=False)
     names = files.cases()
     if gt is not None:
         names = [case for case in names if (gt / f"{case}{ENDING}").is_file()]
         if not names:
             raise UserError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cases, len(names))).astype(int))]
-    found, checks = Found(), _Checks(first_pass, seed)
+    found, checks = Found(), _Checks(finished, seed)
     for case in tqdm(names, desc="sanity", unit="case"):
         scan = read_scan(files.image(case))
-        mask = None if gt is None else _mask(scan, gt / f"{case}{ENDING}")
+        mask = None if gt is None else scan.read_mask(gt / f"{case}{ENDING}", "give masks of these scans")
         checks.case(scan, mask, found)
     rows = _rows(found)
-    text = "\n\n".join(f"**{t.caption}**\n\n{t.to_markdown()}" for t in _tables(rows, len(names))) + "\n"
+    text = to_markdown(_tables(rows, len(names)))
     folder = output or files.root / "sanity"
-    write_json(folder / "sanity.json", {"cases": names, "seed": seed, **rows})
-    write_bytes(folder / "sanity.md", text.encode())
+    write_json(folder / "sanity.json", without_nan({"cases": names, "seed": seed, **rows}))
+    write_text(folder / "sanity.md", text)
     return text
 
 
 class _Checks:
     """Every control on one case after the other."""
 
-    def __init__(self, first_pass: FirstPass, seed: int) -> None:
-        self.first = first_pass
+    def __init__(self, finished: FinishedRun, seed: int) -> None:
+        self.finished = finished
         self.rng = np.random.default_rng(seed)
-        trained = first_pass.classifier(first_pass.final)
+        trained = finished.classifier(finished.final)
         self.classifiers = {TRAINED: trained, RANDOM: randomised(trained, seed)}
 
     def case(self, scan: Scan, mask: np.ndarray | None, found: Found) -> None:
-        first, settings = self.first, self.first.settings
+        run, settings = self.finished, self.finished.settings
         slices = axial_slices(scan, settings.window)
-        labelled = controlled_labels(slices, scan.slice_mm, first.networks.clip, settings.slice_labels, first.device)
+        labelled = controlled_labels(slices, scan.slice_mm, run.networks.clip, settings.slice_labels, run.device)
         for name, labels in labelled.items():
             found.called.setdefault(name, []).append(labels.label)
             found.probability.setdefault(name, []).append(labels.probability)
@@ -120,8 +120,8 @@ class _Checks:
         without = LayerCam(self.classifiers[RANDOM], settings.cam.layers)
         size, weighted = settings.classifier.image_size, settings.cam.weighted
         cams = {
-            TRAINED: first.cam(first.final, slices, label),  # what prompts SAM, both classifiers' if so set
-            RANDOM: case_cam(slices, label, size, without, first.device, weighted=weighted),
+            TRAINED: run.cam(run.final, slices, label),  # what prompts SAM, both classifiers' if so set
+            RANDOM: case_cam(slices, label, size, without, run.device, weighted=weighted),
         }
         for name, cam in cams.items():
             rois[name] = roi_from_cam(cam, slices, settings.roi)
@@ -132,7 +132,7 @@ class _Checks:
         by_brightness = settings.roi.brightness  # without, a CAM of ones has no threshold
         rois[NOTHING_LEARNED] = roi_from_cam(everywhere, slices, settings.roi) if by_brightness else everywhere > 0
         for name in (RANDOM, NOTHING_LEARNED):
-            found.roi_dice.setdefault(name, []).append(_dice(rois[name], rois[TRAINED]))
+            found.roi_dice.setdefault(name, []).append(dice(rois[name], rois[TRAINED]))
         if mask is not None:
             head = slices > HEAD_LEVEL
             struck = [z for z in np.flatnonzero(label) if mask[z].any() and head[z].any()]
@@ -144,8 +144,8 @@ class _Checks:
     def _curves(self, inputs: torch.Tensor, label: np.ndarray, found: Found) -> None:
         tumour = np.flatnonzero(label)
         chosen = tumour[np.unique(np.linspace(0, len(tumour) - 1, CURVE_SLICES).astype(int))]
-        batch = inputs[chosen].to(self.first.device)
-        layers = self.first.settings.cam.layers
+        batch = inputs[chosen].to(self.finished.device)
+        layers = self.finished.settings.cam.layers
         orders = {name: LayerCam(model, layers)(batch.clone()) for name, model in self.classifiers.items()}
         cells = torch.from_numpy(self.rng.random((len(chosen), 1, RANDOM_CELLS, RANDOM_CELLS)).astype(np.float32))
         orders[CHANCE] = F.interpolate(cells, size=batch.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -167,7 +167,7 @@ def _rows(found: Found) -> dict[str, Any]:
             "called": float(called.mean()),
             "evidence": float(np.abs(log_odds(probability)).mean()),
             "kappa": kappa(called, own),
-            "auc": None if lesion is None else auc(probability, lesion),
+            "auc": math.nan if lesion is None else auc(probability, lesion),
         }
     cam: dict[str, Any] = {}
     for name in (TRAINED, RANDOM, NOTHING_LEARNED, CHANCE):
@@ -177,8 +177,8 @@ def _rows(found: Found) -> dict[str, Any]:
             "insertion": found.insertion.get(name),
             "pointing": found.pointing.get(name),
         }
-        cam[name] = {key: None if not v else _summary(v) for key, v in values.items()}
-    return _finite({"prompts": prompts, "cam": cam})
+        cam[name] = {key: _summary(of) if of else None for key, of in values.items()}
+    return {"prompts": prompts, "cam": cam}
 
 
 def _tables(rows: dict[str, Any], cases: int) -> list[Table]:
@@ -187,14 +187,14 @@ def _tables(rows: dict[str, Any], cases: int) -> list[Table]:
             name,
             f"{100 * row['called']:.1f}",
             number(row["evidence"], 2),
-            number(_number(row["kappa"]), 2),
-            number(_number(row["auc"])),
+            number(row["kappa"], 2),
+            number(row["auc"]),
         ]
         for name, row in rows["prompts"].items()
     ]
     slices = rows["prompts"][OWN]["slices"]
     cam = [
-        [name, *(_shown(row[key]) for key in ("roi_dice", "deletion", "insertion", "pointing"))]
+        [name, *(NOTHING if of is None else mean_sd(MetricSummary(**of, nan=0)) for of in row.values())]
         for name, row in rows["cam"].items()
     ]
     return [
@@ -214,34 +214,6 @@ def _tables(rows: dict[str, Any], cases: int) -> list[Table]:
     ]
 
 
-def _summary(values: list[float]) -> dict[str, float]:
+def _summary(values: list[float]) -> dict[str, Any]:
     found = summarise(values)
     return {"mean": found.mean, "sd": found.sd, "n": found.n}
-
-
-def _shown(row: dict[str, float] | None) -> str:
-    if row is None:
-        return NOTHING
-    return f"{row['mean']:.3f}" + ("" if row["sd"] is None else f" ± {row['sd']:.3f}")
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    return None if isinstance(content, float) and math.isnan(content) else content
-
-
-def _mask(scan: Scan, path: Path) -> np.ndarray:
-    mask = scan.stack_from_image(read_image(path))
-    if mask.shape != scan.volume.shape:
-        raise UserError(f"{path}: {mask.shape} voxels, but its scan has {scan.volume.shape}; give masks of these scans")
-    return scan.squares(mask)
-
-
-def _dice(first: np.ndarray, second: np.ndarray) -> float:
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else math.nan

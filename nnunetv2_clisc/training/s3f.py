@@ -20,6 +20,7 @@ from matplotlib import style
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_json, write_text
+from nnunetv2_clisc.scoring.metrics import dice
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.run.overlays import save_overlay
 from pseudo_labeling.settings import PromptSettings, WindowSettings
@@ -55,8 +56,7 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
         first: `(z, y, x)` bool.
         second: `(z, y, x)` bool.
     """
-    total = int(first.sum()) + int(second.sum())
-    return 2.0 * int((first & second).sum()) / total if total else 0.0
+    return dice(first, second, both_empty=0.0)
 
 
 def compare_case(

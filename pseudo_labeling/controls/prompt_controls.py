@@ -68,6 +68,7 @@ def controlled_labels(
 
 def kappa(first: np.ndarray, second: np.ndarray) -> float:
     """Cohen's kappa of two labellings `(n,)` of 0 and 1: 1 the same, 0 as by chance, below 0 opposed."""
+    # not sklearn's cohen_kappa_score: it warns where all labels are alike, in each version in another way
     p, q = float(first.mean()), float(second.mean())
     chance = p * q + (1 - p) * (1 - q)
     agreement = float((first == second).mean())

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu, threshold_otsu
 
-from pseudo_labeling.roi import large_components
+from pseudo_labeling.roi import components, large_components
 from pseudo_labeling.slice_labels import HEAD_LEVEL
 
 CLASSES = 4  # of the head's voxels, darkest to brightest: CSF, white matter, grey matter, lesion
@@ -22,8 +22,7 @@ def head_mask(slices: np.ndarray) -> np.ndarray:
     Returns:
         `(z, y, x)` bool, the largest component.
     """
-    head = large_components(slices > HEAD_LEVEL, 1.0)
-    return np.stack([ndimage.binary_fill_holes(each) for each in head])
+    return _filled(large_components(slices > HEAD_LEVEL, 1.0))
 
 
 def classical_mask(slices: np.ndarray, pixel_mm: tuple[float, float], classes: int = CLASSES) -> np.ndarray:
@@ -58,8 +57,9 @@ def classical_mask(slices: np.ndarray, pixel_mm: tuple[float, float], classes: i
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest 3D component (6 neighbours: a thin bridge of noise joins nothing), holes filled slice by slice."""
     opened = ndimage.binary_opening(mask, structure=np.ones((1, 3, 3)))
-    labelled, count = ndimage.label(opened if opened.any() else mask)
-    if count == 0:
-        return np.zeros(mask.shape, dtype=bool)
-    largest = labelled == 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
-    return np.stack([ndimage.binary_fill_holes(each) for each in largest])
+    labelled, sizes = components(opened if opened.any() else mask)
+    return _filled((labelled > 0) & (labelled == sizes.argmax()))
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    return np.stack([ndimage.binary_fill_holes(each) for each in mask])

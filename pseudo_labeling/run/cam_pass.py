@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
@@ -22,15 +21,22 @@ from pseudo_labeling.classifier import (
     train_classifier,
 )
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.run.classifier_files import load_state, saved_now_and_then, write_npz, write_torch
-from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.classifier_files import (
+    AMDA,
+    RAW,
+    final_pass,
+    load_classifier,
+    load_state,
+    saved_now_and_then,
+    write_npz,
+    write_torch,
+)
+from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.workspace import ENDING, key_of
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
-from pseudo_labeling.slices import Grid, squares_from_image, write_mask
+from pseudo_labeling.slices import Grid, read_squares, write_mask
 from pseudo_labeling.weights.files import identify
 from pseudo_labeling.weights.models import load_resnet50_state
-
-RAW, AMDA = "raw", "amda"
 
 
 class CamPasses:
@@ -44,7 +50,7 @@ class CamPasses:
         labels: slice labels of each case.
     """
 
-    def __init__(self, run: RunContext, labels: dict[str, SliceLabels]) -> None:
+    def __init__(self, run: RunInputs, labels: dict[str, SliceLabels]) -> None:
         self.run = run
         self.files = run.files
         self.settings = run.settings
@@ -57,7 +63,7 @@ class CamPasses:
     @property
     def final(self) -> str:
         """The pass that prompts SAM: after AMDA, unless that is switched off."""
-        return AMDA if self.settings.amda.alpha > 0 else RAW
+        return final_pass(self.settings.amda.alpha)
 
     @property
     def trained(self) -> bool:
@@ -106,7 +112,7 @@ class CamPasses:
 
     def roi(self, name: str, case: str) -> np.ndarray:
         """A saved ROI, `(z, y, x)` bool, at the square pixels of the slices."""
-        return squares_from_image(sitk.ReadImage(str(self.files.path(f"roi_{name}", f"{case}{ENDING}"))))
+        return read_squares(self.files.path(f"roi_{name}", f"{case}{ENDING}"))
 
     def roi_record(self, name: str, case: str) -> dict[str, Any] | None:
         """The record of a case's finished ROI, None when it must be (re)done; one corrected by hand is finished."""
@@ -213,9 +219,7 @@ class CamPasses:
         final = self.files.path("classifier", f"{name}.pt")
         unfinished = self.files.path("classifier", f"{name}_partial.pt")
         if self.files.record("classifier", name, key) is not None:
-            model.load_state_dict(torch.load(final, weights_only=True, map_location="cpu"))
-            # the memory format of training: a classifier read from disk gives the same CAM, to the bit
-            return model.to(self.device).to(memory_format=torch.channels_last).eval()
+            return load_classifier(model, final, self.device)
         slices, targets, names, numbers = self._training_set()
         augmentation: AmdaAugmentation | None = None
         if name == AMDA:

@@ -1,4 +1,4 @@
-"""Files around the slice classifier: its weights, the state of an interrupted training, its maps."""
+"""Files around the two slice classifiers, before and after AMDA: weights, states of interrupted trainings, CAMs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,40 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_bytes
-from pseudo_labeling.classifier import TrainingState
+from pseudo_labeling.classifier import SliceClassifier, TrainingState
 
 logger = logging.getLogger(__name__)
 
 SAVED_EVERY = 30.0  # seconds between two states: an epoch of a small network takes little longer than saving one
+
+Which = Literal["raw", "amda"]
+RAW: Which = "raw"
+AMDA: Which = "amda"
+
+
+def final_pass(alpha: float) -> Which:
+    """The classifier whose CAM prompts SAM: after AMDA, unless that is switched off (`alpha` = 0)."""
+    return AMDA if alpha > 0 else RAW
+
+
+def load_classifier(model: SliceClassifier, path: Path, device: torch.device) -> SliceClassifier:
+    """Stored weights in a model on the device, in the memory format of training: it gives the same CAM, to the bit.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except RuntimeError as error:
+        raise UserError(f"{path}: not a classifier of this dataset's settings; run pseudo_label again") from error
+    return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:

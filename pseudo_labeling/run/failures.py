@@ -6,11 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dataset_conversion.errors import UserError, explain
+from dataset_conversion.errors import UserError, explain, named
 
 logger = logging.getLogger(__name__)
-
-NAMED = 20  # cases that the error at the end names; the log has all
 
 
 class CaseFailures:
@@ -47,10 +45,9 @@ class CaseFailures:
             UserError: names the cases and the first mistake.
         """
         if self.cases:
-            names, first = list(self.cases), next(iter(self.cases.values()))
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            others = ", the others are done" if len(names) < total else ""
+            first = next(iter(self.cases.values()))
+            others = ", the others are done" if len(self.cases) < total else ""
             raise UserError(
-                f"{stage}: {len(names)} of {total} cases failed ({', '.join(names[:NAMED])}{more}){others}; "
+                f"{stage}: {len(self.cases)} of {total} cases failed ({named(list(self.cases))}){others}; "
                 f"mend and run again: {first}"
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from dataset_conversion.files import read_json, read_object, remove_partial, sha256_of, write_json, write_table
 from pseudo_labeling.run.cam_pass import CamPasses
-from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.mask_pass import STAGE, MaskPass
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.slice_labels import SliceLabels
@@ -53,7 +53,7 @@ class Summary:
 
 
 def finish_run(
-    run: RunContext, labels: dict[str, SliceLabels], given: Path | None, passes: CamPasses, masks: MaskPass
+    run: RunInputs, labels: dict[str, SliceLabels], given: Path | None, passes: CamPasses, masks: MaskPass
 ) -> Summary:
     """Verify every case by the SHA-256 of its files, then write `summary.csv` and the entry `clisc` of `dataset.json`.
 
@@ -90,9 +90,7 @@ def finish_run(
     return Summary(rows, empty, by_hand, run.files.root / "overlays", table)
 
 
-def _write_dataset_json(
-    run: RunContext, given: Path | None, by_hand: list[str], passes: CamPasses, device: str
-) -> None:
+def _write_dataset_json(run: RunInputs, given: Path | None, by_hand: list[str], passes: CamPasses, device: str) -> None:
     content = read_object(run.files.dataset_json)
     classifier = read_json(run.files.root / "classifier" / f"{passes.final}.json")
     content["clisc"] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from dataset_conversion.files import read_json, sha256_of
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
 from pseudo_labeling.roi import roi_from_cam
+from pseudo_labeling.run.classifier_files import Which, final_pass, load_classifier
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings, Settings
@@ -28,8 +29,6 @@ from pseudo_labeling.weights.files import identify
 from pseudo_labeling.weights.models import ClipBundle, SamBundle, load_clip, load_sam
 
 logger = logging.getLogger(__name__)
-
-Which = Literal["raw", "amda"]
 
 
 class Networks:
@@ -49,7 +48,7 @@ class Networks:
         return load_sam(self.sam_spec, self.device)
 
 
-class FirstPass:
+class FinishedRun:
     """What a finished `pseudo_label` run has learned, applied to slices of other cases; nothing is trained.
 
     The stages are the pipeline's own functions with the settings in `dataset.json`. Slice labels are always CLIP's,
@@ -58,17 +57,16 @@ class FirstPass:
     Args:
         files: the working folder of a dataset that `pseudo_label` has been through.
         device: where to compute.
-        networks: CLIP and SAM to share with another first pass; by default those that made the labels.
+        networks: CLIP and SAM to share with another finished run; by default those that made the labels.
 
     Raises:
         UserError: the dataset was not labelled to the end.
     """
 
     def __init__(self, files: Workspace, device: torch.device | str = "cpu", networks: Networks | None = None) -> None:
-        path = files.dataset / "dataset.json"
-        entry = read_json(path).get("clisc")
+        entry = read_json(files.dataset_json).get("clisc")
         if entry is None:
-            raise UserError(f"{path}: no finished 'clisc' entry; run `nnUNetv2_clisc pseudo_label` first")
+            raise UserError(f"{files.dataset_json}: no finished 'clisc' entry; run `nnUNetv2_clisc pseudo_label` first")
         self.files = files
         self.device = torch.device(device)
         self.settings = Settings.from_dict(entry["settings"])
@@ -79,7 +77,7 @@ class FirstPass:
     @property
     def final(self) -> Which:
         """The classifier whose CAM prompts SAM: after AMDA, unless that is switched off."""
-        return "amda" if self.settings.amda.alpha > 0 else "raw"
+        return final_pass(self.settings.amda.alpha)
 
     def facts(self, which: Which, *, sam: bool) -> dict[str, Any]:
         """What the results depend on besides the scan: settings, weights, classifier; plain JSON types.
@@ -159,14 +157,7 @@ class FirstPass:
             clip = self.networks.clip if self.settings.classifier.backbone in ("auto", "clip") else None
             model, _ = build_classifier(self.settings.classifier, clip, None, self.settings.seed)
             path = self.files.root / "classifier" / f"{which}.pt"
-            try:
-                model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-            except RuntimeError as error:
-                raise UserError(
-                    f"{path}: not a classifier of this dataset's settings; run pseudo_label again"
-                ) from error
-            # the memory format of training, so that a scan gets the CAM that it got as a training case
-            self._classifiers[which] = model.to(self.device).to(memory_format=torch.channels_last).eval()
+            self._classifiers[which] = load_classifier(model, path, self.device)
         return self._classifiers[which]
 
     # ---- helpers

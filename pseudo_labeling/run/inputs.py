@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import read_json, sha256_of
+from dataset_conversion.files import sha256_of
 from dataset_conversion.scans.integrity import check_complete
 from dataset_conversion.scans.volumes import binarise_mask, check_same_grid, read_volume
 from pseudo_labeling.ahead import AheadReader
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Records = Mapping[str, dict[str, Any] | None]
 
 
-class RunContext:
+class RunInputs:
     """One run over the cases in `imagesTr` of a dataset.
 
     Args:
@@ -101,8 +101,7 @@ class RunContext:
 
     def ignored(self, case: str) -> list[str]:
         """What the intensity window of a case left out, from the record of its slice labels."""
-        records = [self.files.root / stage / f"{case}.json" for stage in ("slice_labels", "image_labels")]
-        return next((list(read_json(path).get("ignored", [])) for path in records if path.is_file()), [])
+        return list(self.files.slice_record(case).get("ignored", []))
 
     def fits_beside_another(self, case: str) -> bool:
         """Whether there is memory to work on a case while another one is read or written."""

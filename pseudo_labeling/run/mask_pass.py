@@ -10,7 +10,7 @@ import numpy as np
 
 from pseudo_labeling.prompts import Prompt
 from pseudo_labeling.run.cam_pass import CamPasses
-from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.overlays import save_overlay
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.sam.segmenter import SamSegmenter
@@ -30,7 +30,7 @@ class MaskPass:
         overlay_every: one overlay for this many cases.
     """
 
-    def __init__(self, run: RunContext, passes: CamPasses, overlay_every: int) -> None:
+    def __init__(self, run: RunInputs, passes: CamPasses, overlay_every: int) -> None:
         self.run = run
         self.passes = passes
         self.overlay_every = overlay_every

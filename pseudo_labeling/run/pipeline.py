@@ -18,7 +18,7 @@ from pseudo_labeling.ahead import BehindWriter
 from pseudo_labeling.run.cam_pass import CamPasses
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.run.finish import Summary, finish_run
-from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.mask_pass import MaskPass
 from pseudo_labeling.run.slice_label_pass import SliceLabelPass
 from pseudo_labeling.settings import Settings
@@ -34,14 +34,8 @@ class PseudoLabeling:
     """One run of all stages, or of one of them, over the cases in `imagesTr` of a dataset (paper 2.1 and 2.2).
 
     Args:
-        dataset: folder `nnUNet_raw/DatasetNNN_NAME`.
-        settings: of every stage.
-        specs: weights.
-        device: `cpu`, `cuda`, ...
-        image_labels: the user's slice labels, used instead of CLIP.
+        dataset, settings, specs, device, image_labels, redo: as of :class:`RunInputs`.
         overlay_every: one overlay for this many cases.
-        redo: what to make anew although a person has changed it: cases, or `slice_labels.csv`; all of it when empty,
-            nothing when None.
 
     Raises:
         UserError: no scans, a table of slice labels that cannot be read, or an unknown name in `redo`.
@@ -60,10 +54,10 @@ class PseudoLabeling:
     ) -> None:
         if image_labels is not None:
             read_label_rows(image_labels)  # now, not after hours of the stages before it is needed
-        self.context = RunContext(dataset, settings, specs, device, image_labels, redo)
+        self.inputs = RunInputs(dataset, settings, specs, device, image_labels, redo)
         self.overlay_every = overlay_every
-        self.cases = self.context.cases
-        self._slice_labels = SliceLabelPass(self.context)
+        self.cases = self.inputs.cases
+        self._slice_labels = SliceLabelPass(self.inputs)
 
     def run(self) -> Summary:
         """Run what is not yet done, of all stages.
@@ -82,7 +76,7 @@ class PseudoLabeling:
         Raises:
             UserError: cases that failed; the others are done.
         """
-        self.context.files.claim_labels()
+        self.inputs.files.claim_labels()
         self._each("slice labels", cases, self._slice_labels)
 
     def classifier(self) -> None:
@@ -91,8 +85,8 @@ class PseudoLabeling:
         Raises:
             UserError: slice labels that are missing, or nothing to learn from.
         """
-        self.context.files.claim_labels()
-        torch.manual_seed(self.context.settings.seed)
+        self.inputs.files.claim_labels()
+        torch.manual_seed(self.inputs.settings.seed)
         self._slice_labels.write_table(self._labels)
         self._passes.train()
 
@@ -102,7 +96,7 @@ class PseudoLabeling:
         Raises:
             UserError: the classifier is not trained, or cases that failed; the others are done.
         """
-        self.context.files.claim_labels()
+        self.inputs.files.claim_labels()
         self._passes.check_trained()
         self._each("masks", cases, self._masks)
 
@@ -112,9 +106,9 @@ class PseudoLabeling:
         Raises:
             UserError: something is missing; it names the stage to run.
         """
-        self.context.files.claim_labels()
+        self.inputs.files.claim_labels()
         self._passes.check_trained()
-        return finish_run(self.context, self._labels, self._slice_labels.given, self._passes, self._masks)
+        return finish_run(self.inputs, self._labels, self._slice_labels.given, self._passes, self._masks)
 
     @cached_property
     def _labels(self) -> dict[str, SliceLabels]:
@@ -122,11 +116,11 @@ class PseudoLabeling:
 
     @cached_property
     def _passes(self) -> CamPasses:
-        return CamPasses(self.context, self._labels)
+        return CamPasses(self.inputs, self._labels)
 
     @cached_property
     def _masks(self) -> MaskPass:
-        return MaskPass(self.context, self._passes, self.overlay_every)
+        return MaskPass(self.inputs, self._passes, self.overlay_every)
 
     def _each(self, title: str, cases: Sequence[str], stage: SliceLabelPass | MaskPass) -> None:
         """Do the cases that are not done; a broken one does not stop the others."""
@@ -134,11 +128,11 @@ class PseudoLabeling:
         if todo:
             stage.prepare()
         failures = CaseFailures()
-        self.context.expect(todo)
+        self.inputs.expect(todo)
         with BehindWriter() as behind:
             for case in tqdm(todo, desc=title, unit="case", initial=len(cases) - len(todo), total=len(cases)):
                 with failures.of(case):
                     behind.submit(failures.guarded(case, stage.make(case)))
-                    if not self.context.fits_beside_another(case):
+                    if not self.inputs.fits_beside_another(case):
                         behind.wait()
         failures.check(title, len(cases))

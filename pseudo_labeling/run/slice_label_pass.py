@@ -13,7 +13,7 @@ import torch
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_table
-from pseudo_labeling.run.inputs import TABLE, RunContext
+from pseudo_labeling.run.inputs import TABLE, RunInputs
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.slice_labels import (
     SliceLabels,
@@ -37,7 +37,7 @@ class SliceLabelPass:
         run: what all stages share.
     """
 
-    def __init__(self, run: RunContext) -> None:
+    def __init__(self, run: RunInputs) -> None:
         self.run = run
         self._text: torch.Tensor | None = None
 

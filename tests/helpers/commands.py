@@ -30,6 +30,13 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command that the user can mend says last."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
 def make_scans(folder: Path, cases: int, shape: tuple[int, int, int] = (16, 96, 96), test: int = 1) -> Path:
     """A user's folder: phantom scans, masks and a split."""
     names = [f"p{number:02d}" for number in range(cases)]

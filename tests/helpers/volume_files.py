@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
+from dataset_conversion.errors import UserError
 
 SPACING = (0.9, 0.8, 3.0)
 ORIGIN = (-90.5, 126.25, -72.0)
@@ -47,6 +51,18 @@ def write(
     return path
 
 
+def write_upright(
+    path: Path, array: np.ndarray, order: str = "LPS", spacing: tuple[float, ...] = (1.0, 1.0, 5.0)
+) -> Path:
+    """Write an upright array `(z, y, x)` in another storage order: the same patient; makes the folder."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin((-30.0, 12.0, 5.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.DICOMOrient(image, order), str(path))
+    return path
+
+
 def read(path: Path) -> np.ndarray:
     """Voxels `(z, y, x)` of a file."""
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
@@ -69,6 +85,15 @@ def unmade_nnunet_folders(parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         monkeypatch.setenv(variable, str(parent / "nn" / folder))
     monkeypatch.delenv("nnUNet_results", raising=False)
     return parent / "nn"
+
+
+@contextmanager
+def nothing_is_made(nnunet: Path, message: str) -> Iterator[None]:
+    """Inside, a conversion is refused in one line that matches; it leaves nothing where datasets go."""
+    with pytest.raises(UserError, match=message) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+    assert [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
 
 def write_nifti(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import Run, program
+from tests.helpers.commands import Run, last_line, program
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,6 @@ def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, nnunetv2_clisc; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
 
 
 def test_unset_nnunet_paths_are_named(clisc: Run, monkeypatch: pytest.MonkeyPatch, scans: Path) -> None:

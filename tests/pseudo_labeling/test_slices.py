@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,9 @@ from pseudo_labeling.slices import (
     window_volume,
     write_mask,
 )
+from tests.helpers.volume_files import write_upright
 
-
-def write_scan(path: Path, array: np.ndarray, orientation: str = "LPS") -> Path:
-    """An anatomically LPS array written in another orientation: the same patient, another storage order."""
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing((0.9, 1.1, 4.0))
-    image.SetOrigin((-30.0, 12.0, 5.0))
-    sitk.WriteImage(sitk.DICOMOrient(image, orientation), str(path))
-    return path
+write_scan = partial(write_upright, spacing=(0.9, 1.1, 4.0))
 
 
 @pytest.fixture
@@ -141,3 +136,12 @@ def test_a_large_scan_is_known_by_its_header(tmp_path: Path, head: np.ndarray, m
     assert not fits_beside_another(path)
     (tmp_path / "b.nii.gz").write_bytes(b"no image")
     assert not fits_beside_another(tmp_path / "b.nii.gz")
+
+
+def test_a_mask_of_another_shape_is_named(tmp_path: Path, head: np.ndarray) -> None:
+    scan = read_scan(write_scan(tmp_path / "a.nii.gz", head, "RAI"))
+    mask = (head > 250).astype(np.uint8)
+    found = scan.read_mask(write_scan(tmp_path / "m.nii.gz", mask, "RAI"), "mend it")
+    np.testing.assert_array_equal(found, scan.squares(mask > 0))
+    with pytest.raises(UserError, match=r"cut\.nii\.gz: \(6, 12, 9\) voxels, but its scan has \(7, 12, 9\); mend it"):
+        scan.read_mask(write_scan(tmp_path / "cut.nii.gz", mask[1:]), "mend it")

@@ -24,12 +24,12 @@ from pseudo_labeling.slices import (
     read_grid,
     read_scan,
     read_slices,
-    squares_from_image,
-    stack_from_image,
+    read_squares,
     window_volume,
     write_mask,
 )
 from pseudo_labeling.weights.models import load_clip, load_sam
+from tests.helpers.volume_files import write_upright
 
 UPRIGHT = ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 ORDERS = [
@@ -41,15 +41,6 @@ ORDERS = [
 
 def grid(shape: tuple[int, int, int], x_mm: float, y_mm: float) -> Grid:
     return Grid(shape, ((x_mm, y_mm, 5.0), *UPRIGHT[1:]), "LPS")
-
-
-def write(path: Path, array: np.ndarray, order: str = "LPS", spacing: tuple[float, ...] = (1.0, 1.0, 5.0)) -> Path:
-    """An upright array `(z, y, x)` in another storage order."""
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing)
-    image.SetOrigin((-30.0, 12.0, 5.0))
-    sitk.WriteImage(sitk.DICOMOrient(image, order), str(path))
-    return path
 
 
 def test_every_mask_comes_back_exactly() -> None:
@@ -84,13 +75,13 @@ def test_scans_with_square_pixels_go_through_untouched(tmp_path: Path, x_mm: flo
     assert where.squares(mask) is mask
     assert where.from_squares(mask) is mask
     volume = np.random.default_rng(2).normal(100, 20, mask.shape).astype(np.float32)
-    _, images = read_slices(write(tmp_path / "scan.nii.gz", volume, spacing=(x_mm, 1.0, 5.0)))
+    _, images = read_slices(write_upright(tmp_path / "scan.nii.gz", volume, spacing=(x_mm, 1.0, 5.0)))
     np.testing.assert_array_equal(images, window_volume(volume))
 
 
 def test_slices_are_linear_between_pixels(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(8, dtype=np.float32) * 30, (2, 24, 1))
-    _, images = read_slices(write(tmp_path / "s.nii.gz", ramp, spacing=(3.0, 1.0, 5.0)), WindowSettings(0, 100))
+    _, images = read_slices(write_upright(tmp_path / "s.nii.gz", ramp, spacing=(3.0, 1.0, 5.0)), WindowSettings(0, 100))
     inner = images[0, 0, 1:-1].astype(float)
     np.testing.assert_allclose(np.diff(inner), 255 / 7 / 3, atol=1.0)
     np.testing.assert_array_equal(images[0, 0, 1::3], window_volume(ramp, WindowSettings(0, 100))[0, 0])
@@ -98,7 +89,7 @@ def test_slices_are_linear_between_pixels(tmp_path: Path) -> None:
 
 def test_pixels_that_cannot_be_right_are_refused_by_name(tmp_path: Path) -> None:
     volume = np.random.default_rng(2).normal(100, 20, (3, 20, 30)).astype(np.float32)
-    path = write(tmp_path / "scan.nii.gz", volume, spacing=(40.0, 1.0, 5.0))
+    path = write_upright(tmp_path / "scan.nii.gz", volume, spacing=(40.0, 1.0, 5.0))
     with pytest.raises(UserError, match=r"scan\.nii\.gz: pixels of 40 x 1 mm .* correct the header") as caught:
         read_slices(path)
     assert "\n" not in str(caught.value)
@@ -111,14 +102,14 @@ def test_48_orders_there_and_back(tmp_path: Path, order: str) -> None:
     volume = rng.normal(100, 20, (4, 6, 15)).astype(np.float32)
     volume[:, :1] = 0
     spacing = (2.0, 5.0, 3.0)
-    path = write(tmp_path / "scan.nii.gz", volume, order, spacing)
+    path = write_upright(tmp_path / "scan.nii.gz", volume, order, spacing)
     scan = read_scan(path)
     np.testing.assert_array_equal(scan.volume, volume)
     head = read_grid(path)
     assert (head.shape, head.orientation) == (scan.shape, order)
     assert head.square_shape == scan.square_shape == (4, 15, 15)
     images = axial_slices(scan)
-    upright = read_scan(write(tmp_path / "upright.nii.gz", volume, spacing=spacing))
+    upright = read_scan(write_upright(tmp_path / "upright.nii.gz", volume, spacing=spacing))
     np.testing.assert_array_equal(images, axial_slices(upright))
     cam = (images / 255).astype(np.float16)
     roi = roi_from_cam(cam, images, Settings().roi)
@@ -134,8 +125,9 @@ def test_48_orders_there_and_back(tmp_path: Path, order: str) -> None:
     )
     stored = sitk.DICOMOrient(_image_of(label, spacing), order)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(stored))
-    np.testing.assert_array_equal(stack_from_image(written), label)
-    np.testing.assert_array_equal(squares_from_image(written), scan.squares(label))
+    np.testing.assert_array_equal(scan.stack_from_image(written), label)
+    np.testing.assert_array_equal(read_squares(tmp_path / "label.nii.gz"), scan.squares(label))
+    np.testing.assert_array_equal(scan.read_mask(tmp_path / "label.nii.gz", "cure"), scan.squares(label))
 
 
 def _image_of(mask: np.ndarray, spacing: tuple[float, ...]) -> sitk.Image:

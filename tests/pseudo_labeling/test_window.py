@@ -13,24 +13,16 @@ import SimpleITK as sitk
 
 from nnunetv2_clisc.training.s3f import Agreement, compare_case
 from pseudo_labeling.embedded.phantoms import phantom_volume
-from pseudo_labeling.run.inputs import RunContext
+from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.slice_label_pass import SliceLabelPass
 from pseudo_labeling.run.workspace import key_of
 from pseudo_labeling.settings import Settings, WindowSettings
 from pseudo_labeling.slices import read_scan, read_slices, window_volume
 from pseudo_labeling.weights.files import WeightSpecs
+from tests.helpers.volume_files import write_upright
 
 Volumes = tuple[np.ndarray, np.ndarray, np.ndarray]
 Spoil = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-def write(path: Path, array: np.ndarray, order: str = "LPS", spacing: tuple[float, ...] = (1.0, 1.0, 5.0)) -> Path:
-    """An upright array `(z, y, x)` in another storage order."""
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.DICOMOrient(image, order), str(path))
-    return path
 
 
 def blocks(array: np.ndarray, edge: tuple[int, int, int]) -> np.ndarray:
@@ -65,8 +57,8 @@ def test_networks_see_the_head_undistorted(
     """The slices of a sagittal or coronal acquisition look like those of the axial one."""
     coarse = blocks(phantom[0], edge)
     spacing = (2.0 * edge[2], 2.0 * edge[1], 5.0)
-    _, images = read_slices(write(tmp_path / "scan.nii.gz", coarse, order, spacing))
-    _, fine = read_slices(write(tmp_path / "fine.nii.gz", phantom[0], spacing=(2.0, 2.0, 5.0)))
+    _, images = read_slices(write_upright(tmp_path / "scan.nii.gz", coarse, order, spacing))
+    _, fine = read_slices(write_upright(tmp_path / "fine.nii.gz", phantom[0], spacing=(2.0, 2.0, 5.0)))
     assert images.shape == fine.shape
     assert np.corrcoef(images.ravel(), fine.ravel())[0, 1] > 0.85
 
@@ -74,8 +66,8 @@ def test_networks_see_the_head_undistorted(
 def test_s3f_shows_sam_square_pixels_and_compares_on_the_scans_own(tmp_path: Path, phantom: Volumes) -> None:
     volume, lesion = blocks(phantom[0], (1, 1, 4)), phantom[2][:, :, ::4]
     spacing = (8.0, 2.0, 5.0)
-    scan = write(tmp_path / "scan.nii.gz", volume, "PIR", spacing)
-    prediction = write(tmp_path / "prediction.nii.gz", lesion.astype(np.uint8), "PIR", spacing)
+    scan = write_upright(tmp_path / "scan.nii.gz", volume, "PIR", spacing)
+    prediction = write_upright(tmp_path / "prediction.nii.gz", lesion.astype(np.uint8), "PIR", spacing)
     seen = []
 
     def segment(images: np.ndarray, roi: np.ndarray, *_: float) -> np.ndarray:
@@ -198,13 +190,13 @@ def dataset(tmp_path: Path, phantom: Volumes) -> Path:
         ("filled", outside(-5)(volume, head).astype(np.float32), (1.0, 1.0, 5.0)),
         ("oblong", blocks(volume, (1, 1, 4)), (4.0, 1.0, 5.0)),
     ):
-        write(tmp_path / "imagesTr" / f"{case}_0000.nii.gz", array, "LPS", spacing)
+        write_upright(tmp_path / "imagesTr" / f"{case}_0000.nii.gz", array, "LPS", spacing)
     return tmp_path
 
 
 def slice_label_pass(dataset: Path) -> SliceLabelPass:
     labels = dataset / "labels.csv"
-    return SliceLabelPass(RunContext(dataset, Settings(), WeightSpecs("embedded", "embedded", "none"), "cpu", labels))
+    return SliceLabelPass(RunInputs(dataset, Settings(), WeightSpecs("embedded", "embedded", "none"), "cpu", labels))
 
 
 def test_what_is_ignored_is_logged_and_recorded(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
+from dataset_conversion.files import check_output
 from dataset_conversion.scans.volumes import list_volumes
 from nnunetv2_clisc.environment import nnunet_device, raw_dataset, usable_device
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
@@ -55,8 +56,7 @@ def ablate(
     runs = chosen_runs(only)
     dataset = raw_dataset(dataset_id)
     images, gt = images or dataset / "imagesTs", gt or dataset / "labelsTs"
-    if output.exists() and not output.is_dir():
-        raise UserError(f"-o {output}: is a file; name a folder")
+    check_output(output, {})
     scans, masks = list_volumes(images), mask_files(gt)
     if missing := sorted(scans.keys() - masks.keys()):
         raise UserError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")

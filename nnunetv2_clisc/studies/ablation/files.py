@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dataset_conversion.files import write_bytes, write_json, write_table
+from dataset_conversion.files import write_bytes, write_json, write_table, write_text
 from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.comparison_files import write_folder
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.metrics import METRICS
 from nnunetv2_clisc.scoring.plots import COLOURS, MARKERS, rendered, styled
 from nnunetv2_clisc.scoring.statistics import MetricSummary, summarise
-from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd
+from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd, to_latex, to_markdown, without_nan
 from nnunetv2_clisc.studies.ablation.runs import Run
 
 SHOWN = ("dsc", "hd95_mm")
@@ -103,11 +103,9 @@ def write_ablation(output: Path, runs: Sequence[Run], results: Results, facts: M
         "CAMs and SAM masks are those of the same scans that the networks predict, made by the stored classifiers.",
         "Labels' DSC: labels of the last training against masks, where there are any.",
     ]
-    text = "\n\n".join(f"**{table.caption}**\n\n{table.to_markdown()}" for table in tables)
-    text += "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
-    latex = ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}", *(f"% {note}" for note in notes)]
-    write_bytes(output / "table.md", text.encode())
-    write_bytes(output / "table.tex", "\n\n".join(["\n".join(latex), *(t.to_latex() for t in tables)]).encode())
+    text = to_markdown(tables, notes)
+    write_text(output / "table.md", text)
+    write_text(output / "table.tex", to_latex(tables, notes))
     rows = _rows(runs, results)
     write_table(output / "table.csv", list(rows[0]), rows)
     write_json(output / "summary.json", {**facts, "methods": _methods(runs, results)})
@@ -182,7 +180,8 @@ def _rows(runs: Sequence[Run], results: Results) -> list[dict[str, Any]]:
             row |= {"cases": len(result.scores.cases), "no_hd95": scores["hd95_mm"].nan}
             row["labels_dsc"] = "" if result.labels is None else result.labels.summary()["dsc"].mean
             rows.append(row | {"predictions": str(result.predictions)})
-    return [{k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+    plain: list[dict[str, Any]] = without_nan(rows, "")
+    return plain
 
 
 def _methods(runs: Sequence[Run], results: Results) -> dict[str, Any]:
@@ -199,6 +198,4 @@ def _methods(runs: Sequence[Run], results: Results) -> dict[str, Any]:
 
 
 def _plain(found: MetricSummary | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(found).items()}
+    return None if found is None else without_nan(asdict(found))

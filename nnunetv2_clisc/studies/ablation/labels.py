@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, write_json
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
-from pseudo_labeling.run.finished_run import FirstPass, Which
+from pseudo_labeling.run.classifier_files import final_pass
+from pseudo_labeling.run.finished_run import FinishedRun
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slices import Scan, axial_slices
@@ -37,8 +37,8 @@ class LabelRuns:
 
     def __init__(self, dataset: Path, images: Path, output: Path, device: str) -> None:
         self.dataset, self.images, self.output, self.device = dataset, images, output, device
-        self.first = FirstPass(Workspace(dataset), device)
-        self.settings = self.first.settings
+        self.finished = FinishedRun(Workspace(dataset), device)
+        self.settings = self.finished.settings
         self._slice_labels: dict[tuple[int, ...], np.ndarray] = {}
 
     def labelled(self, alpha: float, seed: int) -> Path:
@@ -71,51 +71,47 @@ class LabelRuns:
 
     def roi(self, alpha: float, seed: int) -> Path:
         """Folder with the CAM's ROI of every scan."""
-        first, which = self._first_pass(alpha, seed), self._which(alpha)
+        run, which = self._finished(alpha, seed), final_pass(alpha)
 
         def segment(case: str, scan: Scan) -> np.ndarray:
-            slices = axial_slices(scan, first.settings.window, case)
-            return first.roi(which, slices, self._label(slices, scan))
+            slices = axial_slices(scan, run.settings.window, case)
+            return run.roi(which, slices, self._label(slices, scan))
 
         folder = self._folder(f"roi_alpha_{alpha:g}", seed)
-        BaselineFolder(f"cam {which}", self.images, folder).run(segment, first.facts(which, sam=False))
+        BaselineFolder(f"cam {which}", self.images, folder).run(segment, run.facts(which, sam=False))
         return folder
 
     def mask(self, alpha: float, kind: Literal["box", "points", "both"] | None, seed: int) -> Path:
         """Folder with SAM's mask of every scan, prompted from :meth:`roi`."""
         kind = kind or self.settings.prompts.kind
         rois = self.roi(alpha, seed)
-        first = self._first_pass(alpha, seed)
-        first.settings = replace(first.settings, prompts=replace(first.settings.prompts, kind=kind))
+        run = self._finished(alpha, seed)
+        run.settings = replace(run.settings, prompts=replace(run.settings.prompts, kind=kind))
         folder = BaselineFolder("pseudo_label", self.images, self._folder(f"sam_{kind}_alpha_{alpha:g}", seed))
-        facts = first.facts(self._which(alpha), sam=True)
+        facts = run.facts(final_pass(alpha), sam=True)
 
         def segment(case: str, scan: Scan) -> np.ndarray:
-            roi = scan.squares(scan.stack_from_image(sitk.ReadImage(str(rois / f"{case}{ENDING}"))))
-            return first.mask(axial_slices(scan, first.settings.window, case), roi, scan.pixel_mm)
+            roi = scan.read_mask(rois / f"{case}{ENDING}", "run the command again")
+            return run.mask(axial_slices(scan, run.settings.window, case), roi, scan.pixel_mm)
 
         folder.run(segment, facts)
         return folder.output
 
     # ---- helpers
 
-    @staticmethod
-    def _which(alpha: float) -> Which:
-        return "amda" if alpha > 0 else "raw"
-
-    def _first_pass(self, alpha: float, seed: int) -> FirstPass:
+    def _finished(self, alpha: float, seed: int) -> FinishedRun:
         """The raw classifier is the same for every α."""
         own = self.settings.amda.alpha
         if alpha == 0 and own == 0 and seed > 0:
             raise UserError("--seeds: the dataset has amda.alpha = 0; label it with AMDA to repeat its classifiers")
         files = Workspace(self.labelled(alpha or own, seed)) if (alpha or own) > 0 else Workspace(self.dataset)
-        return FirstPass(files, self.device, self.first.networks)
+        return FinishedRun(files, self.device, self.finished.networks)
 
     def _label(self, slices: np.ndarray, scan: Scan) -> np.ndarray:
         """CLIP's labels of one case; the same for every α and seed, so asked for once."""
         key = (hash(slices.tobytes()), *slices.shape)
         if key not in self._slice_labels:
-            self._slice_labels[key] = self.first.labels(slices, scan.slice_mm).label
+            self._slice_labels[key] = self.finished.labels(slices, scan.slice_mm).label
         return self._slice_labels[key]
 
     def _folder(self, name: str, seed: int) -> Path:

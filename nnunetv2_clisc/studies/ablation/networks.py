@@ -18,7 +18,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import read_json, sha256_of, write_json
+from dataset_conversion.files import link_file, read_json, sha256_of, write_json
 from nnunetv2_clisc.studies.ablation.labels import SEED_STEP
 from nnunetv2_clisc.training.fold import FoldFolder, State, set_aside
 from nnunetv2_clisc.training.rounds import SelfTraining
@@ -230,18 +230,11 @@ def branch(source: FoldFolder, target: FoldFolder, decisions: Sequence[Decision]
     target.path.mkdir(parents=True, exist_ok=True)
     target.make_room()
     target.final(1).parent.mkdir(parents=True)
-    _link(source.final(1), target.final(1))
+    link_file(source.final(1), target.final(1))
     for folder, copy in ((source.s3f, target.s3f), (source.training_files, target.training_files)):
-        shutil.copytree(folder, copy, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("dropped"))
+        shutil.copytree(folder, copy, symlinks=True, copy_function=link_file, ignore=shutil.ignore_patterns("dropped"))
     write_results(target.s3f, decisions, summary)
     target.write_state(State("round_2", state.origin))  # last: what is on disk is then complete
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
 
 
 def _linked(cases: dict[str, Path], folder: Path) -> Path:

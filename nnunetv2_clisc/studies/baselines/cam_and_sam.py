@@ -10,7 +10,8 @@ import numpy as np
 
 from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
-from pseudo_labeling.run.finished_run import FirstPass, Which
+from pseudo_labeling.run.classifier_files import Which
+from pseudo_labeling.run.finished_run import FinishedRun
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import Scan, axial_slices
 
@@ -33,13 +34,13 @@ def cam_baseline(
     Raises:
         UserError: whatever the user can mend, in one line.
     """
-    first_pass = FirstPass(Workspace(raw_dataset(dataset_id)), usable_device(device))
+    finished = FinishedRun(Workspace(raw_dataset(dataset_id)), usable_device(device))
     folder = BaselineFolder(f"cam {which}", images, output)
 
     def segment(case: str, scan: Scan) -> np.ndarray:
-        return case_roi(first_pass, which, scan, axial_slices(scan, first_pass.settings.window, case))
+        return case_roi(finished, which, scan, axial_slices(scan, finished.settings.window, case))
 
-    return folder.run(segment, first_pass.facts(which, sam=False))
+    return folder.run(segment, finished.facts(which, sam=False))
 
 
 def pseudo_label_baseline(
@@ -55,31 +56,22 @@ def pseudo_label_baseline(
     For a training case this is exactly its pseudo-label in `labelsTr`.
 
     Args:
-        dataset_id: of a dataset that `pseudo_label` has been through; its settings hold.
-        images: folder of scans.
-        output: folder that gets `CASE.nii.gz` in the scans' geometry.
+        dataset_id, images, output, device: as of :func:`cam_baseline`, which also says what is returned and raised.
         prompts: kind of prompts, instead of the dataset's.
-        device: `cpu` or `cuda`.
-
-    Returns:
-        The masks, one a case.
-
-    Raises:
-        UserError: whatever the user can mend, in one line.
     """
-    first_pass = FirstPass(Workspace(raw_dataset(dataset_id)), usable_device(device))
+    finished = FinishedRun(Workspace(raw_dataset(dataset_id)), usable_device(device))
     if prompts is not None:
-        prompting = replace(first_pass.settings.prompts, kind=prompts)
-        first_pass.settings = replace(first_pass.settings, prompts=prompting)
+        prompting = replace(finished.settings.prompts, kind=prompts)
+        finished.settings = replace(finished.settings, prompts=prompting)
     folder = BaselineFolder("pseudo_label", images, output)
 
     def segment(case: str, scan: Scan) -> np.ndarray:
-        slices = axial_slices(scan, first_pass.settings.window, case)
-        return first_pass.mask(slices, case_roi(first_pass, first_pass.final, scan, slices), scan.pixel_mm)
+        slices = axial_slices(scan, finished.settings.window, case)
+        return finished.mask(slices, case_roi(finished, finished.final, scan, slices), scan.pixel_mm)
 
-    return folder.run(segment, first_pass.facts(first_pass.final, sam=True))
+    return folder.run(segment, finished.facts(finished.final, sam=True))
 
 
-def case_roi(first_pass: FirstPass, which: Which, scan: Scan, slices: np.ndarray) -> np.ndarray:
+def case_roi(finished: FinishedRun, which: Which, scan: Scan, slices: np.ndarray) -> np.ndarray:
     """A scan and its slices `(z, y, x)` uint8 to the ROI, `(z, y, x)` bool."""
-    return first_pass.roi(which, slices, first_pass.labels(slices, scan.slice_mm).label)
+    return finished.roi(which, slices, finished.labels(slices, scan.slice_mm).label)

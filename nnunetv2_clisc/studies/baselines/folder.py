@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import read_json, remove_partial, sha256_of, write_json
+from dataset_conversion.files import check_output, read_json, remove_partial, sha256_of, write_json
 from dataset_conversion.scans.volumes import list_volumes, volume_extension
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.run.workspace import ENDING, Workspace, key_of
@@ -37,10 +37,7 @@ class BaselineFolder:
     def __init__(self, name: str, images: Path, output: Path) -> None:
         self.name, self.output = name, output
         self.scans = list_volumes(images)
-        if output.exists() and not output.is_dir():
-            raise UserError(f"-o {output}: is a file; name a folder")
-        if output.resolve() == images.resolve():
-            raise UserError(f"-o {output}: is the folder of --images; name another")
+        check_output(output, {"--images": images})
         self.files = Workspace(output)
         self._marker = self.files.root / "baseline.json"
         self._check_ours()
@@ -93,7 +90,12 @@ class BaselineFolder:
             found = read_json(self._marker).get("baseline")
             if found != self.name:
                 raise UserError(f"-o {self.output}: holds masks of the baseline '{found}'; name another folder")
-        elif self.output.is_dir():
-            strangers = sorted(p.name for p in self.output.iterdir() if volume_extension(p) is not None)
-            if strangers:
-                raise UserError(f"-o {self.output / strangers[0]}: not made by this command; name another folder")
+        else:
+            refuse_strangers(self.output)
+
+
+def refuse_strangers(output: Path) -> None:
+    """Raise where a folder to be written holds volumes: they are of somebody else."""
+    strangers = [path for path in sorted(output.glob("*")) if volume_extension(path) is not None]
+    if strangers:
+        raise UserError(f"-o {strangers[0]}: not made by this command; name another folder")

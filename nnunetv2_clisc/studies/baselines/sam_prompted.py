@@ -11,10 +11,11 @@ import torch
 from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import remove_partial, write_json
-from dataset_conversion.scans.volumes import list_volumes, read_volume, volume_extension
+from dataset_conversion.files import check_output, remove_partial, write_json
+from dataset_conversion.scans.volumes import list_volumes, read_volume
 from nnunetv2_clisc.environment import usable_device
 from nnunetv2_clisc.scoring.masks import image_of, read_mask, turned_to
+from nnunetv2_clisc.studies.baselines.folder import refuse_strangers
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.run.workspace import ENDING
@@ -63,7 +64,9 @@ def sam_prompted(
         raise UserError(
             f"--prompts-from {masks[unknown[0]]}: {images} has no scan of that name; give masks of its scans"
         )
-    _check_output(output, (images, prompts_from))
+    check_output(output, {"--images": images, "--prompts-from": prompts_from})
+    if not (output / SUMMARY).is_file():
+        refuse_strangers(output)
     spec = sam_weights or ("paper" if paper_available() else "embedded")
     where = usable_device(device)
     record = identify("sam", spec)
@@ -90,15 +93,3 @@ def sam_prompted(
     versions = {name: version(name) for name in packages}
     write_json(summary, {"complete": True, **facts, "cases": len(written), "versions": versions})
     return written
-
-
-def _check_output(output: Path, inputs: tuple[Path, ...]) -> None:
-    """Never write into an input, or over masks of somebody else."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"-o {output}: is a file; name a folder")
-    if output.exists() and output.resolve() in [folder.resolve() for folder in inputs]:
-        raise UserError(f"-o {output}: is one of the input folders; name another")
-    if output.is_dir() and not (output / SUMMARY).is_file():
-        strangers = sorted(path.name for path in output.iterdir() if volume_extension(path) is not None)
-        if strangers:
-            raise UserError(f"-o {output / strangers[0]}: not made by this command; name another folder")

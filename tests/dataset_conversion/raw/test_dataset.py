@@ -21,12 +21,7 @@ from dataset_conversion.raw.target import prepare_target
 from dataset_conversion.scans.volumes import check_case_name, list_volumes, read_volume
 from nnunetv2_clisc.environment import raw_dataset
 from tests.helpers.paths import PROJECT
-from tests.helpers.volume_files import cube, read, tree, unmade_nnunet_folders, voxels, write
-
-
-@pytest.fixture
-def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return unmade_nnunet_folders(tmp_path, monkeypatch)
+from tests.helpers.volume_files import cube, read, tree, voxels, write
 
 
 def sources(folder: Path, names: str = "abc") -> dict[str, CaseSource]:
@@ -135,7 +130,7 @@ class TestTwoAtOnce:
 
     def test_a_killed_conversion_holds_nothing(self, nnunet: Path, tmp_path: Path) -> None:
         code = (
-            "import os, signal; from dataset_conversion import target\n"
+            "import os, signal; from dataset_conversion.raw import target\n"
             "with target.claim(target.prepare_target(1, 'A')): os.kill(os.getpid(), signal.SIGKILL)"
         )
         killed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False)

@@ -15,7 +15,7 @@ from dataset_conversion.scans.volumes import read_volume
 from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from pseudo_labeling.slices import read_scan
-from tests.helpers.volume_files import SPACING, affine, cube, read, unmade_nnunet_folders, voxels, write, write_nifti
+from tests.helpers.volume_files import SPACING, affine, cube, read, voxels, write, write_nifti
 
 REFUSED = UserError
 MIRRORED = np.diag([-1.0, 1, 1, 1]) @ affine()
@@ -39,11 +39,6 @@ CONSISTENT = {
 
 def path_of(folder: Path, case: str) -> Path:
     return folder / f"{case.replace(' ', '_')}.nii.gz"
-
-
-@pytest.fixture
-def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return unmade_nnunet_folders(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)

@@ -14,16 +14,11 @@ from dataset_conversion.scans.volumes import read_volume
 from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from pseudo_labeling.slices import fits_beside_another, read_scan
-from tests.helpers.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
+from tests.helpers.volume_files import cube, geometry, read, voxels, write
 
 REFUSED = UserError
 KINDS = {"plain": ".nii", "packed": ".nii.gz", "meta": ".mha", "nrrd": ".nrrd"}
 NAMES = (".nii.gz", ".nii", ".mha", ".nrrd", ".NII.GZ")
-
-
-@pytest.fixture
-def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return unmade_nnunet_folders(tmp_path, monkeypatch)
 
 
 def named(folder: Path, kind: str, name: str, array: np.ndarray) -> Path:

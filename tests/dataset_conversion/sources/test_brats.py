@@ -9,13 +9,7 @@ import pytest
 from dataset_conversion.errors import UserError
 from dataset_conversion.sources.brats import LAYOUTS, PAPER_SPLIT, convert_brats
 from tests.helpers.commands import Run
-from tests.helpers.volume_files import cube, geometry, read, unmade_nnunet_folders, voxels, write
-
-
-@pytest.fixture
-def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return unmade_nnunet_folders(tmp_path, monkeypatch)
-
+from tests.helpers.volume_files import cube, geometry, nothing_is_made, read, voxels, write
 
 BRATS = {
     "spacing": (1.0, 1.0, 1.0),
@@ -192,9 +186,8 @@ def split_of(folder: Path, numbers: range) -> Path:
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, source: Path, **options: object) -> None:
-        with pytest.raises(UserError, match=message):
+        with nothing_is_made(nnunet, message):
             convert_brats(LAYOUTS["brats2020"], source, dataset_id=1, **options)  # type: ignore[arg-type]
-        assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
     def test_incomplete_download_names_a_missing_case(self, nnunet: Path, tmp_path: Path) -> None:
         make_case(tmp_path / "in", 1)

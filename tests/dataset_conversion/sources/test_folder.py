@@ -18,18 +18,12 @@ from tests.helpers.volume_files import (
     SPACING,
     cube,
     geometry,
+    nothing_is_made,
     read,
     tree,
-    unmade_nnunet_folders,
     voxels,
     write,
 )
-
-
-@pytest.fixture
-def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return unmade_nnunet_folders(tmp_path, monkeypatch)
-
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 # Each format of the list, each with another orientation.
@@ -173,11 +167,8 @@ def test_converted_scan_is_where_the_original_was(nnunet: Path, images: Path) ->
 
 class TestBadInput:
     def fails(self, nnunet: Path, message: str, *arguments: Path, **options: object) -> None:
-        """The call raises one line that matches, and nothing is left where datasets go."""
-        with pytest.raises(UserError, match=message) as caught:
+        with nothing_is_made(nnunet, message):
             convert_folder(*arguments, dataset_id=501, name="A", **options)  # type: ignore[arg-type]
-        assert "\n" not in str(caught.value)
-        assert not nnunet.exists() or [*nnunet.glob("*/*"), *nnunet.glob("*/.*")] == []
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_scan_with_nan_or_inf(self, nnunet: Path, images: Path, value: float) -> None:

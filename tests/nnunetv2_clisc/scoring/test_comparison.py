@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +18,8 @@ from nnunetv2_clisc.scoring.comparison_tables import cases_table, further_table,
 from nnunetv2_clisc.scoring.comparison_tables import tests_table as table_of_tests
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.metrics import METRICS
+from tests.helpers.methods import BASE, FAIR, GOOD, POOR, RNG, method
 from tests.helpers.volume_files import cube, write
-
-
-def method(name: str, **metrics: Sequence[float]) -> Evaluation:
-    """A method with given metrics in case 0, 1, …; reference volumes are 1, 2, … ml and the rest is 0."""
-    n = len(next(iter(metrics.values())))
-    base: dict[str, Sequence[float]] = {metric: [0.0] * n for metric in METRICS}
-    base["reference_ml"] = base["prediction_ml"] = [float(i + 1) for i in range(n)]
-    columns = base | metrics
-    return Evaluation(name, {f"c{i:02d}": {metric: columns[metric][i] for metric in METRICS} for i in range(n)})
-
-
-RNG = np.random.default_rng(2)
-BASE = RNG.uniform(0.4, 0.9, 20)
-GOOD = method("good", dsc=BASE + 0.05 + RNG.normal(0, 0.02, 20), hd95_mm=10 - 8 * BASE)
-FAIR = method("fair", dsc=BASE, hd95_mm=11 - 8 * BASE)
-POOR = method("poor", dsc=BASE - RNG.uniform(0, 0.3, 20), hd95_mm=30 - 8 * BASE)
 
 
 class TestPlaces:

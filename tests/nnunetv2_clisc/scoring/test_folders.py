@@ -15,7 +15,7 @@ import pytest
 
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.comparison import Comparison
-from nnunetv2_clisc.scoring.comparison_files import write_json
+from nnunetv2_clisc.scoring.comparison_files import write_summary
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.scoring.folders import compare, evaluate, parse_methods
 from nnunetv2_clisc.scoring.metrics import MetricSettings
@@ -213,7 +213,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(folders: Path) -> Non
     target = folders / "numbers" / "r.json"
     target.parent.mkdir()
     with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(write_json, comparison, target) for _ in range(40)]:
+        for done in [pool.submit(write_summary, comparison, target) for _ in range(40)]:
             done.result()
     assert json.loads(target.read_text())["methods"]["off"]["dsc"]["n"] == 6
     assert [path.name for path in target.parent.iterdir()] == ["r.json"]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.plots import bland_altman, box_plots, dsc_by_volume, plots
-from tests.nnunetv2_clisc.scoring.test_comparison import FAIR, GOOD, POOR, method
+from tests.helpers.methods import FAIR, GOOD, POOR, method
 
 NAN = math.nan
 AWKWARD = {

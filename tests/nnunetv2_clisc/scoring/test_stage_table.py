@@ -13,13 +13,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.stage_table import auc, slice_label_scores, stage_table
 from pseudo_labeling.run.workspace import Workspace
+from tests.helpers.volume_files import write_upright
 
 SHAPE = (8, 20, 20)
-
-
-def write(path: Path, array: np.ndarray, orientation: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.DICOMOrient(sitk.GetImageFromArray(array), orientation), str(path))
 
 
 @pytest.fixture(params=["LPS", "LPI"])
@@ -33,10 +29,10 @@ def labelled(nnunet: Path, request: pytest.FixtureRequest) -> tuple[Path, Path]:
         mask[2:6, 5:15, 5:15] = 1
         half = mask.copy()
         half[:, :, 10:] = 0
-        write(dataset / "imagesTr" / f"{case}_0000.nii.gz", rng.random(SHAPE).astype(np.float32), request.param)
+        write_upright(dataset / "imagesTr" / f"{case}_0000.nii.gz", rng.random(SHAPE).astype(np.float32), request.param)
         for folder, array in ((gt, mask), (dataset / "clisc/roi_raw", half), (dataset / "clisc/roi_amda", half)):
-            write(folder / f"{case}.nii.gz", array, request.param)
-        write(dataset / "labelsTr" / f"{case}.nii.gz", mask, request.param)
+            write_upright(folder / f"{case}.nii.gz", array, request.param)
+        write_upright(dataset / "labelsTr" / f"{case}.nii.gz", mask, request.param)
         order = range(8) if request.param == "LPS" else range(7, -1, -1)
         probability = [0.1, 0.8, 0.9, 0.7, 0.6, 0.2, 0.1, 0.3]  # slices 2 to 5 are true
         for file_slice, z in enumerate(order):
@@ -80,7 +76,7 @@ def test_table_has_every_stage_with_its_dice(labelled: tuple[Path, Path], tmp_pa
 def test_masks_of_other_cases_are_an_error(labelled: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no"):
         stage_table(501, tmp_path)
-    write(tmp_path / "odd" / "strange.nii.gz", np.zeros(SHAPE, np.uint8), "LPS")
+    write_upright(tmp_path / "odd" / "strange.nii.gz", np.zeros(SHAPE, np.uint8), "LPS")
     with pytest.raises(UserError, match=r"has no mask of a case .*here is strange and there a"):
         stage_table(501, tmp_path / "odd")
     with pytest.raises(UserError, match=r"--pred net=.*odd: has no case of --gt"):

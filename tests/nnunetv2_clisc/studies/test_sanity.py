@@ -17,9 +17,8 @@ from pseudo_labeling.settings import ClassifierSettings, SliceLabelSettings
 from pseudo_labeling.slice_labels import encode_prompts, tumour_probability
 from pseudo_labeling.slices import read_scan, window_volume
 from pseudo_labeling.weights import models
-from tests.helpers.commands import Run, files_of
+from tests.helpers.commands import Run, files_of, last_line
 from tests.helpers.tiny_nnunet import digest
-from tests.nnunetv2_clisc.test_cli import last_line
 
 
 class BrightCorner(nn.Module):

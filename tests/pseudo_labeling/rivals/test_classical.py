@@ -17,8 +17,7 @@ from nnunetv2_clisc.studies.baselines.rivals import classical_baseline
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.rivals.classical import classical_mask, head_mask
 from pseudo_labeling.slices import window_volume
-from tests.helpers.commands import Run
-from tests.nnunetv2_clisc.test_cli import last_line
+from tests.helpers.commands import Run, last_line
 
 
 def bright_ball() -> tuple[np.ndarray, np.ndarray]:

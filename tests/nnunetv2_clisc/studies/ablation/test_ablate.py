@@ -17,10 +17,9 @@ from nnunetv2_clisc.studies.ablation.ablate import ablate
 from nnunetv2_clisc.studies.ablation.networks import branch
 from nnunetv2_clisc.studies.ablation.runs import RUNS, chosen_runs
 from nnunetv2_clisc.training.s3f import keep_all, kept_cases, load_agreement
-from tests.helpers.commands import Run
+from tests.helpers.commands import Run, last_line
 from tests.helpers.tiny_nnunet import ENVIRONMENT, TinyDataset, digest
 from tests.helpers.trained_fold import TRAIN, fold_of
-from tests.nnunetv2_clisc.test_cli import last_line
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tests.helpers.commands import Run, files_of
-from tests.nnunetv2_clisc.test_cli import last_line
+from tests.helpers.commands import Run, files_of, last_line
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from nnunetv2_clisc.studies.baselines.sam_prompted import sam_prompted
 from pseudo_labeling.prompts import bounding_box, centre_and_corners
 from pseudo_labeling.slices import read_scan, window_volume
 from pseudo_labeling.weights import models
-from tests.helpers.commands import Run, files_of
-from tests.nnunetv2_clisc.test_cli import last_line
+from tests.helpers.commands import Run, files_of, last_line
 
 
 def test_masks_are_sams_answers_in_the_scans_geometry(scans: Path, clisc: Run, tmp_path: Path) -> None:
