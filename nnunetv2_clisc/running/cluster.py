@@ -11,12 +11,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.environment import check_without_number, raw_dataset
+from nnunetv2_clisc.environment import check_without_number, number_of, raw_dataset
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
 
@@ -58,7 +58,7 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
     """The steps from scans to a trained fold, in order.
 
     Args:
-        options: of `pseudo_label`.
+        options: of `pseudo_label`, with the number of the dataset.
         parts: number of jobs that share the slice labels, and the masks.
         training: what follows.
     """
@@ -78,7 +78,7 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
     ]
     if training.trainer is None:
         return steps
-    number, t = str(options.dataset_id), training
+    number, t = str(options.dataset), training
     device = [] if options.device is None else ["-device", options.device]
     gpus = gpu * t.gpus
     train = ["nnUNetv2_train", number, t.configuration, t.fold, "-tr", training.trainer, "-p", t.plans, *device]
@@ -138,7 +138,7 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
     if training.trainer is not None:
         check_without_number(options.device)
     further = _further_options(resources.sbatch)
-    dataset = raw_dataset(options.dataset_id)
+    dataset = raw_dataset(options.dataset)
     try:
         import submitit
     except ImportError:
@@ -148,7 +148,8 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
     logs = dataset / "clisc" / "slurm"
     lines: list[str] = []
     before: str | None = None
-    for step in chain(options, parts, training):
+    # nnUNetv2_plan_and_preprocess takes no name
+    for step in chain(replace(options, dataset=number_of(dataset)), parts, training):
         executor = submitit.SlurmExecutor(folder=logs)
         try:
             executor.update_parameters(**_parameters(step, resources, before, further))

@@ -59,7 +59,7 @@ def test_command_line_of_options_parses_back_to_the_same_options(tmp_path: Path)
         7, "cpu", "paper", "a", "b", "none", table, "public-code", tmp_path / "s.json", ("a.b=1", "c.d=x y"), 3
     )
     parsed = _parser().parse_args([*options.arguments("masks"), "-num_parts", "2"])
-    assert (parsed.dataset_id, parsed.device, parsed.seed, parsed.stage) == (7, "cpu", 3, "masks")
+    assert (parsed.dataset, parsed.device, parsed.seed, parsed.stage) == (7, "cpu", 3, "masks")
     assert (parsed.weights, parsed.clip_weights, parsed.sam_weights, parsed.classifier_weights) == (
         "paper",
         "a",
