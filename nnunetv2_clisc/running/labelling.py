@@ -46,8 +46,10 @@ def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[
     """A preset, then the file's entries, then `--set NAME=VALUE`, each over the one before.
 
     Raises:
-        UserError: a change that is not NAME=VALUE, or a file that is not JSON; an unknown setting.
+        UserError: no such preset; a change that is not NAME=VALUE, or a file that is not JSON; an unknown setting.
     """
+    if preset not in PRESETS:
+        raise UserError(f"--preset {preset}: no such preset; give {' or '.join(PRESETS)}")
     settings = Settings().merged(PRESETS[preset]).merged({"seed": seed})
     if settings_file is not None:
         try:
