@@ -57,9 +57,11 @@ def dataset_in(variable: str, dataset: int | str, *, made_by: str) -> Path:
     return found[0]
 
 
-def number_of(dataset: Path) -> int:
-    """The number in the name of a dataset's folder."""
-    return int(dataset.name.partition("_")[0].removeprefix("Dataset"))
+def number_of(dataset: int | str | Path) -> int:
+    """The number of a dataset that exists, also from its name or folder."""
+    if isinstance(dataset, int):
+        return dataset
+    return int(Path(dataset).name.partition("_")[0].removeprefix("Dataset"))
 
 
 def usable_device(device: str | None) -> str:

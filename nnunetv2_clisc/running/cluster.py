@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
     """The steps from scans to a trained fold, in order.
 
     Args:
-        options: of `pseudo_label`, with the number of the dataset.
+        options: of `pseudo_label`.
         parts: number of jobs that share the slice labels, and the masks.
         training: what follows.
     """
@@ -78,7 +78,7 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
     ]
     if training.trainer is None:
         return steps
-    number, t = str(options.dataset), training
+    number, t = str(number_of(options.dataset)), training  # nnUNetv2_plan_and_preprocess takes no name
     device = [] if options.device is None else ["-device", options.device]
     gpus = gpu * t.gpus
     train = ["nnUNetv2_train", number, t.configuration, t.fold, "-tr", training.trainer, "-p", t.plans, *device]
@@ -148,8 +148,7 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
     logs = dataset / "clisc" / "slurm"
     lines: list[str] = []
     before: str | None = None
-    # nnUNetv2_plan_and_preprocess takes no name
-    for step in chain(replace(options, dataset=number_of(dataset)), parts, training):
+    for step in chain(options, parts, training):
         executor = submitit.SlurmExecutor(folder=logs)
         try:
             executor.update_parameters(**_parameters(step, resources, before, further))

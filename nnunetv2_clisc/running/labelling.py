@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ def pseudo_label(
             raise UserError(f"-num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
         gpus = visible_gpus(num_gpus, options.device)
         for each in STAGES[:-1] if stage is None else (stage,):
-            run_stage(replace(options, dataset=number_of(dataset)), each, part, gpus)
+            run_stage(options, each, part, gpus)
         stage = stage or "finish"
 
     from pseudo_labeling.run.pipeline import PseudoLabeling

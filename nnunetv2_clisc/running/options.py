@@ -13,7 +13,7 @@ SHARED_STAGES = ("slice_labels", "masks")  # their cases can be shared among pro
 class LabellingOptions:
     """Options of `nnUNetv2_clisc pseudo_label`; None where the user left the choice to us."""
 
-    dataset: int | str | Path  # number, name or folder; other processes are told the number
+    dataset: int | str | Path  # number or name; a folder in this process only
     device: str | None = None
     weights: str | None = None
     clip_weights: str | None = None
