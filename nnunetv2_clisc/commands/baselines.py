@@ -16,7 +16,7 @@ def add_sam_prompted(commands: Commands) -> None:
         "SAM prompted from given masks, in the scans' geometry",
         "Prompts SAM once in every slice where a given mask is not empty, and writes SAM's masks on the scans' grids. "
         "Tells what a SAM can do with good prompts, and what it owes to the image.",
-        "nnUNetv2_clisc sam_prompted --images SCANS --prompts-from MASKS -o OUT --prompts box",
+        "nnUNetv2_clisc sam_prompted --images SCANS --prompts-from MASKS -o OUT",
     )
     data = parser.add_argument_group("data")
     data.add_argument("--images", type=Path, required=True, metavar="DIR", help="scans")

@@ -80,8 +80,8 @@ def add_export_stock(commands: Commands) -> None:
         "a trained model for machines with nnU-Net and without this package",
         "Copies a trained fold into a model folder for nnUNetv2_predict_from_modelfolder on machines that have nnU-Net "
         "and not this package.",
-        "nnUNetv2_clisc export_stock -o EXPORTED \\\n"
-        "    --model nnUNet_results/Dataset501_MyScans/CLISCTrainer__nnUNetPlans__3d_fullres",
+        "nnUNetv2_clisc export_stock -o EXPORTED --model \\\n"
+        "    nnUNet_results/Dataset501_MyScans/CLISCTrainer__nnUNetPlans__3d_fullres",
     )
     data = parser.add_argument_group("data")
     data.add_argument("--model", type=Path, required=True, metavar="DIR", help="nnUNet_results/DATASET/TRAINER__...")
