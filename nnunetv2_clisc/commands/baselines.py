@@ -36,7 +36,7 @@ def add_sam_prompted(commands: Commands) -> None:
     settings.add_argument(
         "--prompts", choices=("box", "points", "both"), default="both", help="what SAM is told (default: both)"
     )
-    settings.add_argument("--margin", type=_mm, default=0, metavar="N", help="mm around the box (default: 0)")
+    settings.add_argument("--margin", type=_millimetres, default=0, metavar="N", help="mm around the box (default: 0)")
     settings.add_argument("--blank-image", action="store_true", help="control: SAM sees black instead of the scan")
     add_device(settings)
     parser.set_defaults(run=_sam_prompted)
@@ -59,9 +59,9 @@ def _sam_prompted(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mm(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of mm; give 0 or more")
+def _millimetres(text: str) -> int:
+    if not text.isdecimal() or int(text) > 10000:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of mm; give 0 to 10000")
     return int(text)
 
 
