@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from nnunetv2_clisc import __version__
 from nnunetv2_clisc.commands import baselines, convert, labelling, scoring, studies, tools
+from nnunetv2_clisc.commands.arguments import Page, about
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,10 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_clisc",
-        description="Brain tumour segmentation from FLAIR scans without masks, as an extension of nnU-Net v2.",
+        description=about(
+            "Brain tumour segmentation from FLAIR scans without masks, as an extension of nnU-Net v2. Each command has "
+            "its own page: nnUNetv2_clisc COMMAND -h"
+        ),
+        epilog="example:\n  nnUNetv2_clisc convert folder --images MY_FLAIR_SCANS -d 501 -n MyScans\n"
+        "  nnUNetv2_clisc pseudo_label -d 501",
+        formatter_class=Page,
     )
     parser.add_argument("--version", action="version", version=f"nnunetv2-clisc {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     # in the order of the help
     convert.add_convert(commands)
     labelling.add_pseudo_label(commands)

@@ -34,32 +34,43 @@ TRAINER = "CLISCTrainer_small"
 PLANS, SPACING_PLANNED = "nnUNetPlans_coarse", ("7.5", "2", "2")
 
 
-def make_phantoms(folder: Path, seed: int) -> None:
+def make_phantoms(
+    folder: Path,
+    seed: int,
+    *,
+    training: int = TRAINING,
+    validation: int = VALIDATION,
+    test: int = TEST,
+    shape: tuple[int, int, int] = SHAPE,
+) -> None:
     """Write phantom scans, their true masks and a split, as a user's folder would look.
 
     Args:
         folder: gets `images/`, `labels/` and `split.json`.
         seed: of all chance.
+        training, validation, test: numbers of cases.
+        shape: `(z, y, x)` of a scan, in voxels; its size in mm is always the same.
     """
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
-    cases = [f"phantom_{number:02d}" for number in range(TRAINING + VALIDATION + TEST)]
+    cases = [f"phantom_{number:02d}" for number in range(training + validation + test)]
     protocol = Protocol.draw(np.random.default_rng(seed), stripped=False, noise=NOISE)
-    smallest = SMALLEST_ML * 1000 / np.prod(SPACING_MM)  # voxels
+    spacing = [mm * usual / here for mm, usual, here in zip(SPACING_MM, SHAPE[::-1], shape[::-1], strict=True)]
+    smallest = SMALLEST_ML * 1000 / np.prod(spacing)  # voxels
     for number, case in enumerate(tqdm(cases, desc="phantoms", unit="case")):
         rng = np.random.default_rng([seed, number])
         while True:
-            volume, mask = phantom_volume(rng, SHAPE, stripped=False, protocol=protocol)
+            volume, mask = phantom_volume(rng, shape, stripped=False, protocol=protocol)
             if mask.sum() >= smallest:
                 break
         for kind, array in (("images", volume.astype(np.float32)), ("labels", mask.astype(np.uint8))):
             image = sitk.GetImageFromArray(array)
-            image.SetSpacing(SPACING_MM)
+            image.SetSpacing(spacing)
             write_image(image, folder / kind / f"{case}.nii.gz")
     split = {
-        "train": cases[:TRAINING],
-        "val": cases[TRAINING : TRAINING + VALIDATION],
-        "test": cases[TRAINING + VALIDATION :],
+        "train": cases[:training],
+        "val": cases[training : training + validation],
+        "test": cases[training + validation :],
     }
     write_json(folder / "split.json", split)
 

@@ -6,12 +6,14 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.errors import UserError
+from dataset_conversion.scans.geometry import check_edges
 from dataset_conversion.scans.reader import read_geometry
 from dataset_conversion.scans.volumes import check_scan, read_image, write_image
 from pseudo_labeling.settings import WindowSettings
@@ -153,7 +155,29 @@ def read_scan(path: str | Path) -> Scan:
         UserError: unreadable, not 3D, with a header that means two things, with NaN or Inf, or constant; the
             message names the file.
     """
-    image = read_image(Path(path), sitk.sitkFloat32)
+    return _upright(partial(read_image, Path(path), sitk.sitkFloat32), path)
+
+
+def scan_of(image: sitk.Image, name: str = "image") -> Scan:
+    """One 3D scan in memory, as :func:`read_scan` has one of a file.
+
+    Args:
+        image: one value a voxel, spacing in mm.
+        name: of the scan, for messages.
+
+    Raises:
+        UserError: not 3D, several values a voxel, of impossible spacing, with NaN or Inf, or constant.
+    """
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        found = f"{image.GetDimension()}D, {image.GetNumberOfComponentsPerPixel()} value(s) a voxel"
+        raise UserError(f"{name}: expected one 3D volume of numbers, found {found}; give one scan")
+    check_edges(image.GetSpacing(), Path(name))
+    return _upright(partial(sitk.Cast, image, sitk.sitkFloat32), name)
+
+
+def _upright(read: Callable[[], sitk.Image], path: str | Path) -> Scan:
+    """The float32 volume that a function returns, its axes in the order of :class:`Grid`."""
+    image = read()  # here, so that nobody else holds it while it is copied
     check_scan(image, Path(path))
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     image = sitk.DICOMOrient(image, "LPS")  # a large scan is copied here and below, so no name keeps the old one

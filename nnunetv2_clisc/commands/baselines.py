@@ -5,20 +5,40 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id, add_device, up_to_128
+from nnunetv2_clisc.commands.arguments import SPECS, Commands, add_command, add_dataset, add_device, up_to_128
 
 
 def add_sam_prompted(commands: Commands) -> None:
     """`sam_prompted`: SAM alone, told where to look by masks that exist."""
-    parser = commands.add_parser("sam_prompted", help="SAM prompted from given masks, in the scans' geometry")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--prompts-from", type=Path, required=True, metavar="MASKS", help="folder of masks")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--weights", metavar="embedded|paper|FILE", help="SAM's (default: paper where present)")
-    parser.add_argument("--margin", type=_millimetres, default=0, metavar="N", help="mm around the box (default: 0)")
-    parser.add_argument("--prompts", choices=("box", "points", "both"), default="both", help="(default: both)")
-    parser.add_argument("--blank-image", action="store_true", help="control: SAM sees black instead of the scan")
-    add_device(parser)
+    parser = add_command(
+        commands,
+        "sam_prompted",
+        "SAM prompted from given masks, in the scans' geometry",
+        "Prompts SAM once in every slice where a given mask is not empty, and writes SAM's masks on the scans' grids. "
+        "Tells what a SAM can do with good prompts, and what it owes to the image.",
+        "nnUNetv2_clisc sam_prompted --images SCANS --prompts-from MASKS -o OUT",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="scans")
+    data.add_argument(
+        "--prompts-from",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="masks on their grids; those without are left out",
+    )
+    data.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the masks")
+    weights = parser.add_argument_group("weights")
+    weights.add_argument(
+        "--weights", metavar=SPECS, help="SAM's (default: paper where it is downloaded, else embedded)"
+    )
+    settings = parser.add_argument_group("settings")
+    settings.add_argument(
+        "--prompts", choices=("box", "points", "both"), default="both", help="what SAM is told (default: both)"
+    )
+    settings.add_argument("--margin", type=_millimetres, default=0, metavar="N", help="mm around the box (default: 0)")
+    settings.add_argument("--blank-image", action="store_true", help="control: SAM sees black instead of the scan")
+    add_device(settings)
     parser.set_defaults(run=_sam_prompted)
 
 
@@ -47,40 +67,89 @@ def _millimetres(text: str) -> int:
 
 def add_baseline(commands: Commands) -> None:
     """`baseline`: METHODs that predict masks of any scans and train nothing."""
-    baseline = commands.add_parser("baseline", help="what users would pick instead, as predictions of any scans")
-    methods = baseline.add_subparsers(dest="method", required=True, metavar="METHOD")
-    pseudo = methods.add_parser("pseudo_label", help="CLIP, stored classifier, CAM, SAM of new cases; trains nothing")
-    pseudo.add_argument("--prompts", choices=("box", "points", "both"), help="(default: the dataset's)")
-    pseudo.set_defaults(run=_baseline_pseudo_label)
-    cam = methods.add_parser("cam", help="the CAM's ROI as a segmentation of new cases")
-    cam.add_argument("--which", choices=("raw", "amda"), default="amda", help="classifier (default: amda)")
-    cam.set_defaults(run=_baseline_cam)
-    for method in (pseudo, cam):
-        add_dataset_id(method, "pseudo-labelled dataset")
-    classical = methods.add_parser("classical", help="head mask, multi-Otsu, largest component; no network")
-    classical.add_argument("--classes", type=_classes, default=4, metavar="N", help="of multi-Otsu (default: 4)")
-    classical.set_defaults(run=_baseline_classical)
-    salip = methods.add_parser(
-        "salip", help="SAM segments everything, CLIP retrieves the lesion, SAM again from its box"
+    baseline = add_command(
+        commands,
+        "baseline",
+        "what users would pick instead, as predictions of any scans",
+        "Segments any scans with a method that trains nothing, to compare a trained network with. Each method has its "
+        "own page: nnUNetv2_clisc baseline METHOD -h",
+        "nnUNetv2_clisc baseline classical --images SCANS -o OUT",
     )
-    salip.add_argument("--weights", metavar="embedded|paper|FILE", help="as of pseudo_label; FILE = a SAM")
-    salip.add_argument("--clip-weights", metavar="embedded|paper|FILE", help="CLIP's alone")
-    salip.add_argument("--sam-weights", metavar="embedded|paper|FILE", help="SAM's alone")
-    salip.add_argument(
+    methods = baseline.add_subparsers(dest="method", required=True, metavar="METHOD", title="methods")
+    pseudo = add_command(
+        methods,
+        "pseudo_label",
+        "CLIP, stored classifier, CAM, SAM of new cases; trains nothing",
+        "Sends new cases through the stages of a pseudo-labelled dataset, with its settings and its stored classifier: "
+        "CLIP, CAM, prompts, SAM.",
+        "nnUNetv2_clisc baseline pseudo_label -d 501 --images SCANS -o OUT",
+    )
+    _add_data(pseudo, of_dataset=True)
+    settings = pseudo.add_argument_group("settings")
+    settings.add_argument(
+        "--prompts", choices=("box", "points", "both"), help="what SAM is told (default: the dataset's)"
+    )
+    add_device(settings)
+    pseudo.set_defaults(run=_baseline_pseudo_label)
+    cam = add_command(
+        methods,
+        "cam",
+        "the CAM's ROI as a segmentation of new cases",
+        "Takes the binarised CAM of a pseudo-labelled dataset's classifier as the segmentation of new cases, without "
+        "SAM.",
+        "nnUNetv2_clisc baseline cam -d 501 --images SCANS -o OUT --which raw",
+    )
+    _add_data(cam, of_dataset=True)
+    settings = cam.add_argument_group("settings")
+    settings.add_argument(
+        "--which", choices=("raw", "amda"), default="amda", help="classifier before or after AMDA (default: amda)"
+    )
+    add_device(settings)
+    cam.set_defaults(run=_baseline_cam)
+    classical = add_command(
+        methods,
+        "classical",
+        "head mask, multi-Otsu, largest component; no network",
+        "Takes the largest bright component of the head by multi-Otsu thresholds; no network takes part.",
+        "nnUNetv2_clisc baseline classical --images SCANS -o OUT --classes 4",
+    )
+    _add_data(classical)
+    settings = classical.add_argument_group("settings")
+    settings.add_argument("--classes", type=_classes, default=4, metavar="N", help="of multi-Otsu (default: 4)")
+    classical.set_defaults(run=_baseline_classical)
+    salip = add_command(
+        methods,
+        "salip",
+        "SAM segments everything, CLIP retrieves the lesion, SAM again from its box",
+        "SaLIP: SAM segments everything in a slice, CLIP retrieves the segment that is the lesion, and SAM is prompted "
+        "again from its box.",
+        "nnUNetv2_clisc baseline salip --images SCANS -o OUT --weights embedded",
+    )
+    _add_data(salip)
+    weights = salip.add_argument_group("weights")
+    weights.add_argument("--weights", metavar=SPECS, help="as of pseudo_label; FILE is a SAM")
+    weights.add_argument("--clip-weights", metavar=SPECS, help="CLIP's alone")
+    weights.add_argument("--sam-weights", metavar=SPECS, help="SAM's alone")
+    settings = salip.add_argument_group("settings")
+    settings.add_argument(
         "--points-per-side", type=up_to_128, default=16, metavar="N", help="grid of prompts on a slice (default: 16)"
     )
+    add_device(settings)
     salip.set_defaults(run=_baseline_salip)
-    for method in (pseudo, cam, salip):
-        add_device(method)
-    for method in (pseudo, cam, classical, salip):
-        method.add_argument("--images", type=Path, required=True, metavar="DIR", help="scans, e.g. imagesTs")
-        method.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+
+
+def _add_data(parser: argparse.ArgumentParser, *, of_dataset: bool = False) -> None:
+    data = parser.add_argument_group("data")
+    if of_dataset:
+        add_dataset(data, "pseudo-labelled dataset")
+    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="scans, e.g. imagesTs")
+    data.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the masks")
 
 
 def _baseline_pseudo_label(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.studies.baselines.cam_and_sam import pseudo_label_baseline
 
-    masks = pseudo_label_baseline(args.dataset_id, args.images, args.output, prompts=args.prompts, device=args.device)
+    masks = pseudo_label_baseline(args.dataset, args.images, args.output, prompts=args.prompts, device=args.device)
     print(f"{len(masks)} masks in {args.output}")
     return 0
 
@@ -88,7 +157,7 @@ def _baseline_pseudo_label(args: argparse.Namespace) -> int:
 def _baseline_cam(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.studies.baselines.cam_and_sam import cam_baseline
 
-    masks = cam_baseline(args.dataset_id, args.images, args.output, which=args.which, device=args.device)
+    masks = cam_baseline(args.dataset, args.images, args.output, which=args.which, device=args.device)
     print(f"{len(masks)} masks in {args.output}")
     return 0
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id
+from nnunetv2_clisc.commands.arguments import Commands, Flags, add_command, add_dataset, add_seed
 
 
 def add_evaluate(commands: Commands) -> None:
     """`evaluate`: scores of one folder of predictions."""
-    parser = commands.add_parser("evaluate", help="volume DSC, HD95 and more of predictions against masks")
-    parser.add_argument("--pred", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks, of all the cases or of some")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="folder for tables, cases.csv and plots")
-    _add_metric_settings(parser)
+    parser = add_command(
+        commands,
+        "evaluate",
+        "volume DSC, HD95 and more of predictions against masks",
+        "Measures a folder of predicted masks against masks of the same names: DSC, HD95 and ASSD in mm, precision, "
+        "recall and volumes of each case, with mean and sd over all and by tumour size.",
+        "nnUNetv2_clisc evaluate --pred PREDICTIONS --gt MASKS --json scores.json",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--pred", type=Path, required=True, metavar="DIR", help="predictions")
+    data.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks, of all the cases or of some")
+    data.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    data.add_argument("-o", "--output", type=Path, metavar="OUT", help="folder for tables, cases.csv and plots")
+    _add_metric_settings(parser.add_argument_group("settings"))
     parser.set_defaults(run=_evaluate)
 
 
@@ -30,14 +38,25 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def add_compare(commands: Commands) -> None:
     """`compare`: scores and tests of several folders of predictions."""
-    parser = commands.add_parser("compare", help="Table 1 of any set of predictions, with tests and plots")
-    parser.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks, of all the cases or of some")
-    parser.add_argument(
+    parser = add_command(
+        commands,
+        "compare",
+        "Table 1 of any set of predictions, with tests and plots",
+        "Measures several methods on the cases that all of them have, and writes the paper's Table 1 of them: mean and "
+        "sd, paired tests with the best other method, bootstrap intervals, plots.",
+        "nnUNetv2_clisc compare --gt MASKS --method ours=PREDICTIONS cam=ROIS -o OUT",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks, of all the cases or of some")
+    data.add_argument(
         "--method", action="extend", nargs="+", default=[], metavar="NAME=DIR", help="predictions; two or more"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
-    _add_metric_settings(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (default: 0)")
+    data.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for tables, cases.csv and plots"
+    )
+    settings = parser.add_argument_group("settings")
+    _add_metric_settings(settings)
+    add_seed(settings, "the bootstrap intervals")
     parser.set_defaults(run=_compare)
 
 
@@ -51,21 +70,21 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_metric_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_metric_settings(flags: Flags) -> None:
+    flags.add_argument(
         "--hd95",
         choices=("pooled", "larger"),
         default="pooled",
         help="percentile of both directions pooled, as medpy (default), or the larger of the two, as MONAI",
     )
-    parser.add_argument(
+    flags.add_argument(
         "--empty-policy",
         choices=("nan", "worst", "public-code"),
         default="nan",
         help="an empty mask's HD95: left out and counted (default), the BraTS penalty, or 0 as in CLISC's public code",
     )
-    add_foreground(parser)
-    parser.add_argument(
+    add_foreground(flags)
+    flags.add_argument(
         "--pred-foreground",
         type=_foreground,
         metavar="any|LIST",
@@ -73,9 +92,9 @@ def _add_metric_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_foreground(parser: argparse.ArgumentParser) -> None:
+def add_foreground(flags: Flags) -> None:
     """`--foreground`: what counts as the tumour in masks of several classes."""
-    parser.add_argument(
+    flags.add_argument(
         "--foreground",
         type=_foreground,
         metavar="any|LIST",
@@ -95,18 +114,26 @@ def _foreground(text: str) -> object:
 
 def add_stages(commands: Commands) -> None:
     """`stages`: scores of what every stage of the method left."""
-    parser = commands.add_parser("stages", help="which stage earns what: every stage against masks (evaluation only)")
-    add_dataset_id(parser)
-    parser.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks CASE.nii.gz of the cases to score")
-    parser.add_argument(
-        "--pred", action="append", default=[], metavar="NAME=DIR", help="predictions to add as further rows"
+    parser = add_command(
+        commands,
+        "stages",
+        "which stage earns what: every stage against masks (evaluation only)",
+        "Scores what every stage of a pseudo-labelled dataset left, from slice labels to SAM's masks, against masks of "
+        "its training cases: which stage earns what. Nothing is changed by it.",
+        "nnUNetv2_clisc stages -d 501 --gt MASKS --pred network=PREDICTIONS",
     )
-    add_foreground(parser)
+    data = parser.add_argument_group("data")
+    add_dataset(data, "pseudo-labelled dataset")
+    data.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks CASE.nii.gz of the cases to score")
+    data.add_argument(
+        "--pred", action="append", default=[], metavar="NAME=DIR", help="predictions to add as a further row"
+    )
+    add_foreground(parser.add_argument_group("settings"))
     parser.set_defaults(run=_stages)
 
 
 def _stages(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.scoring.stage_table import stage_table
 
-    print(stage_table(args.dataset_id, args.gt, args.pred, foreground=args.foreground))
+    print(stage_table(args.dataset, args.gt, args.pred, foreground=args.foreground))
     return 0

@@ -5,25 +5,49 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clisc.commands.arguments import Commands, add_dataset_id, add_device, add_trainer, up_to_128
+from nnunetv2_clisc.commands.arguments import (
+    Commands,
+    add_command,
+    add_dataset,
+    add_device,
+    add_seed,
+    add_training,
+    up_to_128,
+)
 
 
 def add_ablate(commands: Commands) -> None:
     """`ablate`: trainings with parts of the method left out or changed."""
-    parser = commands.add_parser("ablate", help="Table 2 and Fig. 3 of the paper on a dataset of yours; resumes")
-    add_dataset_id(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
-    parser.add_argument(
-        "--only", action="extend", nargs="+", default=[], metavar="NAME", help="table2, alpha, beta, or a run's name"
+    parser = add_command(
+        commands,
+        "ablate",
+        "Table 2 and Fig. 3 of the paper on a dataset of yours; resumes",
+        "Runs the method on a pseudo-labelled and preprocessed dataset with parts left out and with other values of "
+        "alpha and beta, scores every run against masks, and writes the paper's Table 2 and Fig. 3. Run again, it "
+        "skips what is done.",
+        "nnUNetv2_clisc ablate -d 501 -o OUT --only table2",
     )
-    add_trainer(parser)
-    parser.add_argument("-f", "--fold", type=int, default=0)
-    add_device(parser)
-    parser.add_argument("--seeds", type=up_to_128, default=1, metavar="N", help="repeat every training (default: 1)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="scans to score on (default: imagesTs)")
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    add_dataset(data, "pseudo-labelled, preprocessed dataset")
+    data.add_argument("--images", type=Path, metavar="DIR", help="scans to score on (default: imagesTs)")
+    data.add_argument(
         "--gt", type=Path, metavar="DIR", help="their masks, and perhaps the training cases' (default: labelsTs)"
     )
+    data.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for all of it")
+    runs = parser.add_argument_group("runs")
+    runs.add_argument(
+        "--only",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="table2, alpha, beta, or a run's name (default: all)",
+    )
+    runs.add_argument("--seeds", type=up_to_128, default=1, metavar="N", help="repeat every training (default: 1)")
+    training = parser.add_argument_group("training")
+    add_training(training)
+    training.add_argument("-f", "--fold", type=int, default=0, metavar="FOLD", help="fold (default: 0)")
+    add_device(training)
     parser.set_defaults(run=_ablate)
 
 
@@ -32,7 +56,7 @@ def _ablate(args: argparse.Namespace) -> int:
 
     print(
         ablate(
-            args.dataset_id,
+            args.dataset,
             args.output,
             only=args.only,
             trainer=args.trainer,
@@ -50,13 +74,24 @@ def _ablate(args: argparse.Namespace) -> int:
 
 def add_sanity(commands: Commands) -> None:
     """`sanity`: controls of what CLIP and the CAM respond to."""
-    parser = commands.add_parser("sanity", help="do CLIP and the CAM heed what they are asked? controls of both")
-    add_dataset_id(parser, "pseudo-labelled dataset")
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="masks of training cases, for evaluation only")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="(default: clisc/sanity in the raw dataset)")
-    parser.add_argument("--cases", type=up_to_128, default=12, metavar="N", help="how many cases (default: 12)")
-    add_device(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the randomised weights (default: 0)")
+    parser = add_command(
+        commands,
+        "sanity",
+        "do CLIP and the CAM heed what they are asked? controls of both",
+        "Asks CLIP with other prompts and the CAM with randomised weights, on some training cases of a pseudo-labelled "
+        "dataset: do both heed what they are asked? Nothing is trained and no label changes.",
+        "nnUNetv2_clisc sanity -d 501 --cases 6",
+    )
+    data = parser.add_argument_group("data")
+    add_dataset(data, "pseudo-labelled dataset")
+    data.add_argument("--gt", type=Path, metavar="DIR", help="masks of training cases, for evaluation only")
+    data.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="folder (default: clisc/sanity in the raw dataset)"
+    )
+    settings = parser.add_argument_group("settings")
+    settings.add_argument("--cases", type=up_to_128, default=12, metavar="N", help="how many cases (default: 12)")
+    add_seed(settings, "the randomised weights")
+    add_device(settings)
     parser.set_defaults(run=_sanity)
 
 
@@ -65,7 +100,7 @@ def _sanity(args: argparse.Namespace) -> int:
 
     print(
         sanity(
-            args.dataset_id,
+            args.dataset,
             gt=args.gt,
             output=args.output,
             cases=args.cases,
@@ -78,17 +113,30 @@ def _sanity(args: argparse.Namespace) -> int:
 
 def add_report(commands: Commands) -> None:
     """`report`: a page about one dataset."""
-    parser = commands.add_parser("report", help="one HTML file that shows labels, training, S3F and predictions")
-    add_dataset_id(parser)
-    parser.add_argument("-tr", "--trainer", metavar="TRAINER", help="(default: CLISCTrainer)")
-    parser.add_argument("-p", "--plans", metavar="PLANS", help="(default: nnUNetPlans)")
-    parser.add_argument("-c", "--configuration", metavar="CONFIGURATION", help="(default: 3d_fullres)")
-    parser.add_argument("-f", "--fold", metavar="FOLD", help="(default: 0)")
-    parser.add_argument("--pred", type=Path, metavar="DIR", help="predictions CASE.nii.gz to show")
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="masks CASE.nii.gz of any of the cases, to score with")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="(default: DatasetNNN_NAME_report.html in this folder)"
+    parser = add_command(
+        commands,
+        "report",
+        "one HTML file that shows labels, training, S3F and predictions",
+        "Shows what happened to a pseudo-labelled dataset on one page that needs neither server nor network: slices "
+        "with their masks, training curves, the cases that S3F dropped, predictions, and scores where there are masks.",
+        "nnUNetv2_clisc report -d 501 --gt MASKS -o report.html",
     )
+    data = parser.add_argument_group("data")
+    add_dataset(data, "pseudo-labelled dataset")
+    data.add_argument("--pred", type=Path, metavar="DIR", help="predictions CASE.nii.gz to show")
+    data.add_argument("--gt", type=Path, metavar="DIR", help="masks CASE.nii.gz of any of the cases, to score with")
+    data.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: DatasetNNN_NAME_report.html in this folder)",
+    )
+    training = parser.add_argument_group("training", "Which to show; what is not there is left out unless it is named.")
+    training.add_argument("-tr", "--trainer", metavar="NAME", help="trainer (default: CLISCTrainer)")
+    training.add_argument("-p", "--plans", metavar="NAME", help="plans (default: nnUNetPlans)")
+    training.add_argument("-c", "--configuration", metavar="NAME", help="configuration (default: 3d_fullres)")
+    training.add_argument("-f", "--fold", metavar="FOLD", help="fold (default: 0)")
     parser.set_defaults(run=_report)
 
 
@@ -97,5 +145,5 @@ def _report(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.report.sources import Model
 
     model = Model(args.trainer, args.plans, args.configuration, args.fold)
-    print(write_report(args.dataset_id, model=model, pred=args.pred, gt=args.gt, output=args.output))
+    print(write_report(args.dataset, model=model, pred=args.pred, gt=args.gt, output=args.output))
     return 0

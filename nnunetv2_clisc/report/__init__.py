@@ -12,7 +12,7 @@ from nnunetv2_clisc.report.sources import Model, find_run
 
 
 def write_report(
-    dataset_id: int,
+    dataset_id: int | str | Path,
     *,
     model: Model = Model(),
     pred: Path | None = None,

@@ -99,7 +99,7 @@ class Run:
         return path if path.is_file() else None
 
 
-def find_run(dataset_id: int, model: Model, *, pred: Path | None = None, gt: Path | None = None) -> Run:
+def find_run(dataset_id: int | str | Path, model: Model, *, pred: Path | None = None, gt: Path | None = None) -> Run:
     """Find everything there is of a dataset.
 
     Raises:

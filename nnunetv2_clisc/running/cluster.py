@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.environment import check_without_number, raw_dataset
+from nnunetv2_clisc.environment import check_without_number, number_of, raw_dataset
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
 
@@ -78,7 +78,7 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
     ]
     if training.trainer is None:
         return steps
-    number, t = str(options.dataset_id), training
+    number, t = str(number_of(options.dataset)), training  # nnUNetv2_plan_and_preprocess takes no name
     device = [] if options.device is None else ["-device", options.device]
     gpus = gpu * t.gpus
     train = ["nnUNetv2_train", number, t.configuration, t.fold, "-tr", training.trainer, "-p", t.plans, *device]
@@ -138,7 +138,7 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
     if training.trainer is not None:
         check_without_number(options.device)
     further = _further_options(resources.sbatch)
-    dataset = raw_dataset(options.dataset_id)
+    dataset = raw_dataset(options.dataset)
     try:
         import submitit
     except ImportError:

@@ -19,13 +19,13 @@ def visible_gpus(num_gpus: int, device: str | None) -> list[str]:
         UserError: a device that is not `cuda`, or fewer GPUs than asked for.
     """
     if device not in (None, "cuda"):
-        raise UserError(f"--num_gpus {num_gpus}: starts one process per GPU; not with -device {device}, leave one out")
+        raise UserError(f"-num_gpus {num_gpus}: starts one process per GPU; not with -device {device}, leave one out")
     import torch
 
     count = torch.cuda.device_count()
     if not 1 <= num_gpus <= count:
         cure = f"give 1 to {count}" if count else "leave the flag out to run on the CPU"
-        raise UserError(f"--num_gpus {num_gpus}: torch sees {count} CUDA devices; {cure}")
+        raise UserError(f"-num_gpus {num_gpus}: torch sees {count} CUDA devices; {cure}")
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return (named or [str(number) for number in range(count)])[:num_gpus]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.environment import raw_dataset, usable_device
+from nnunetv2_clisc.environment import number_of, raw_dataset, usable_device
 from nnunetv2_clisc.running.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
@@ -44,8 +44,10 @@ def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[
     """A preset, then the file's entries, then `--set NAME=VALUE`, each over the one before.
 
     Raises:
-        UserError: a change that is not NAME=VALUE, or a file that is not JSON; an unknown setting.
+        UserError: no such preset; a change that is not NAME=VALUE, or a file that is not JSON; an unknown setting.
     """
+    if preset not in PRESETS:
+        raise UserError(f"--preset {preset}: no such preset; give {' or '.join(PRESETS)}")
     settings = Settings().merged(PRESETS[preset]).merged({"seed": seed})
     if settings_file is not None:
         try:
@@ -83,7 +85,7 @@ class StageDone:
         which = f", {self.part}" if self.part.count > 1 else ""
         return (
             f"{self.stage}{which}: done ({self.cases} cases)\n{self.dataset.name} is not complete until "
-            f"`nnUNetv2_clisc pseudo_label -d {self.dataset.name[7:10]} --stage finish` has run with the same settings"
+            f"`nnUNetv2_clisc pseudo_label -d {number_of(self.dataset)} --stage finish` has run with the same settings"
         )
 
 
@@ -113,13 +115,13 @@ def pseudo_label(
     part = _part_of_stage(stage, num_parts, part_id)
     if options.image_labels is not None and not options.image_labels.is_file():
         raise UserError(f"--image-labels {options.image_labels}: no such file; give a CSV with case,slice,label")
-    dataset = raw_dataset(options.dataset_id)
+    dataset = raw_dataset(options.dataset)
     specs = resolve_weights(options.weights, options.clip_weights, options.sam_weights, options.classifier_weights)
     preset = options.preset or ("embedded" if specs.clip == "embedded" else "paper")
     settings = resolve_settings(preset, options.settings_file, options.changes, options.seed)
     if num_gpus is not None:
         if stage not in (None, *SHARED_STAGES):
-            raise UserError(f"--num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
+            raise UserError(f"-num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
         gpus = visible_gpus(num_gpus, options.device)
         for each in STAGES[:-1] if stage is None else (stage,):
             run_stage(options, each, part, gpus)

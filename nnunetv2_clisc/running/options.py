@@ -13,7 +13,7 @@ SHARED_STAGES = ("slice_labels", "masks")  # their cases can be shared among pro
 class LabellingOptions:
     """Options of `nnUNetv2_clisc pseudo_label`; None where the user left the choice to us."""
 
-    dataset_id: int
+    dataset: int | str | Path  # number or name; a folder in this process only
     device: str | None = None
     weights: str | None = None
     clip_weights: str | None = None
@@ -39,7 +39,7 @@ class LabellingOptions:
             "--settings": None if self.settings_file is None else str(self.settings_file.absolute()),
             "--stage": stage,
         }
-        arguments = ["pseudo_label", "-d", str(self.dataset_id), "--seed", str(self.seed)]
+        arguments = ["pseudo_label", "-d", str(self.dataset), "--seed", str(self.seed)]
         arguments += [text for flag, value in flags.items() if value is not None for text in (flag, value)]
         arguments += [text for change in self.changes for text in ("--set", change)]
         return arguments + (["--redo", *self.redo] if self.redo is not None else [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
@@ -21,6 +21,23 @@ def evaluate(
     json_file: Path | None = None,
     output: Path | None = None,
 ) -> str:
+    """Measure one folder of predictions, as text; see :func:`evaluated`.
+
+    Returns:
+        Every case with mean ± sd over all and by size, as a Markdown table, and notes.
+    """
+    comparison = evaluated(pred, gt, settings=settings, json_file=json_file, output=output)
+    return _screen(cases_table(comparison).to_markdown(), comparison)
+
+
+def evaluated(
+    pred: Path,
+    gt: Path,
+    *,
+    settings: MetricSettings = MetricSettings(),
+    json_file: Path | None = None,
+    output: Path | None = None,
+) -> Comparison:
     """Measure one folder of predictions.
 
     Args:
@@ -28,9 +45,6 @@ def evaluate(
         settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
         json_file: gets the numbers.
         output: folder that gets tables, cases, plots and numbers.
-
-    Returns:
-        Every case with mean ± sd over all and by size, as a Markdown table, and notes.
 
     Raises:
         UserError: whatever the user can mend, in one line.
@@ -47,7 +61,7 @@ def evaluate(
         write_summary(comparison, json_file)
     if output is not None:
         write_folder(comparison, output)
-    return _screen(cases_table(comparison).to_markdown(), comparison)
+    return comparison
 
 
 def compare(
@@ -58,26 +72,44 @@ def compare(
     settings: MetricSettings = MetricSettings(),
     seed: int = 0,
 ) -> str:
-    """Measure folders of predictions against the same references, and write tables, cases, plots and numbers.
+    """Measure folders of predictions against the same references, as text; see :func:`compared`.
 
     Args:
         methods: `NAME=DIR` of each.
+
+    Returns:
+        Table 1 as Markdown, and notes.
+    """
+    comparison = compared(parse_methods(methods), gt, output, settings=settings, seed=seed)
+    return _screen(main_table(comparison).to_markdown(), comparison)
+
+
+def compared(
+    folders: Mapping[str, Path],
+    gt: Path,
+    output: Path | None = None,
+    *,
+    settings: MetricSettings = MetricSettings(),
+    seed: int = 0,
+) -> Comparison:
+    """Measure folders of predictions against the same references.
+
+    Args:
+        folders: masks of each method.
         gt: folder of reference masks.
         output: folder that gets `table.md`, `table.tex`, `cases.csv`, `summary.json` and the plots.
         settings: definition of HD95, what stands for values that an empty mask leaves undefined, the tumour's labels.
         seed: of the bootstrap intervals.
 
-    Returns:
-        Table 1 as Markdown, and notes.
-
     Raises:
         UserError: whatever the user can mend, in one line.
     """
-    folders = parse_methods(methods)
-    check_output(output, {"--gt": gt} | {f"--method {name}": folder for name, folder in folders.items()})
+    if output is not None:
+        check_output(output, {"--gt": gt} | {f"--method {name}": folder for name, folder in folders.items()})
     comparison = compare_folders(folders, gt, settings=settings, seed=seed)
-    write_folder(comparison, output)
-    return _screen(main_table(comparison).to_markdown(), comparison)
+    if output is not None:
+        write_folder(comparison, output)
+    return comparison
 
 
 def parse_methods(texts: Sequence[str]) -> dict[str, Path]:

@@ -86,7 +86,7 @@ def auc(score: np.ndarray, truth: np.ndarray) -> float:
 
 
 def stage_table(
-    dataset_id: int, gt: Path, predictions: Sequence[str] = (), *, foreground: Foreground | None = None
+    dataset_id: int | str, gt: Path, predictions: Sequence[str] = (), *, foreground: Foreground | None = None
 ) -> str:
     """A text table of all stages against masks.
 

@@ -49,7 +49,7 @@ class Found:
 
 
 def sanity(
-    dataset_id: int,
+    dataset_id: int | str,
     *,
     gt: Path | None = None,
     output: Path | None = None,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-from pathlib import Path
 
 import torch
-from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.run.run_training import get_trainer_from_args
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.environment import nnunet_device
+from nnunetv2_clisc.environment import dataset_in, nnunet_device, number_of
 from nnunetv2_clisc.running.parts import Part
 from nnunetv2_clisc.training.checks import check_before_training
 from nnunetv2_clisc.training.rounds import STOP_VARIABLE, SelfTraining
@@ -19,7 +16,7 @@ from pseudo_labeling.run.failures import CaseFailures
 
 
 def relabel_part(
-    dataset_id: int, fold: str, part: Part, *, trainer: str, plans: str, configuration: str, device: str | None
+    dataset_id: int | str, fold: str, part: Part, *, trainer: str, plans: str, configuration: str, device: str | None
 ) -> str:
     """Relabel a share of the training cases of a fold whose round 1 is finished.
 
@@ -39,19 +36,16 @@ def relabel_part(
     kind = torch.device(nnunet_device(device))
     if kind.type == "cpu":  # as nnUNetv2_train does, so that both get the same predictions
         torch.set_num_threads(multiprocessing.cpu_count())
-    if not nnUNet_preprocessed.is_set():
-        raise UserError("nnUNet_preprocessed: not set; export it and run the command again")
-    try:
-        file = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset_id), f"{plans}.json")
-    except RuntimeError:
-        raise UserError(f"-d {dataset_id}: no such dataset; run nnUNetv2_plan_and_preprocess first") from None
+    dataset = dataset_in("nnUNet_preprocessed", dataset_id, made_by="nnUNetv2_plan_and_preprocess")
+    file = dataset / f"{plans}.json"
     if not file.is_file():
-        raise UserError(f"-p {plans}: {file} is missing; run nnUNetv2_plan_and_preprocess -d {dataset_id} first")
+        command = f"nnUNetv2_plan_and_preprocess -d {number_of(dataset)}"
+        raise UserError(f"-p {plans}: {file} is missing; run {command} first")
     if fold != "all" and not fold.isdigit():
         raise UserError(f"-f {fold}: give a number or 'all'")
     number = int(fold) if fold.isdigit() else fold
     try:
-        made = get_trainer_from_args(str(dataset_id), configuration, number, trainer, plans, device=kind)
+        made = get_trainer_from_args(dataset.name, configuration, number, trainer, plans, device=kind)
     except RuntimeError as error:
         raise UserError(f"-tr {trainer}: {error}") from error
     if not isinstance(made, SelfTraining):

@@ -12,10 +12,8 @@ import SimpleITK as sitk
 from nnunetv2_clisc import demo
 
 
-def test_phantoms_are_scans_masks_and_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, cases in (("TRAINING", 2), ("VALIDATION", 1), ("TEST", 1)):
-        monkeypatch.setattr(demo, name, cases)
-    demo.make_phantoms(tmp_path, seed=0)
+def test_phantoms_are_scans_masks_and_a_split(tmp_path: Path) -> None:
+    demo.make_phantoms(tmp_path, seed=0, training=2, validation=1, test=1)
     split = json.loads((tmp_path / "split.json").read_text())
     assert {name: len(cases) for name, cases in split.items()} == {"train": 2, "val": 1, "test": 1}
     for case in (*split["train"], *split["val"], *split["test"]):

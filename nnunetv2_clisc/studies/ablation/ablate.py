@@ -17,7 +17,7 @@ from nnunetv2_clisc.studies.ablation.runs import Run, chosen_runs
 
 
 def ablate(
-    dataset_id: int,
+    dataset_id: int | str,
     output: Path,
     *,
     only: Sequence[str] = (),

@@ -17,7 +17,7 @@ from pseudo_labeling.slices import Scan, axial_slices
 
 
 def cam_baseline(
-    dataset_id: int, images: Path, output: Path, *, which: Which = "amda", device: str | None = None
+    dataset_id: int | str, images: Path, output: Path, *, which: Which = "amda", device: str | None = None
 ) -> list[Path]:
     """The CAM as a segmentation: CLIP labels the slices, the stored classifier maps, the ROI is the mask.
 
@@ -44,7 +44,7 @@ def cam_baseline(
 
 
 def pseudo_label_baseline(
-    dataset_id: int,
+    dataset_id: int | str,
     images: Path,
     output: Path,
     *,

@@ -59,7 +59,7 @@ def test_command_line_of_options_parses_back_to_the_same_options(tmp_path: Path)
         7, "cpu", "paper", "a", "b", "none", table, "public-code", tmp_path / "s.json", ("a.b=1", "c.d=x y"), 3
     )
     parsed = _parser().parse_args([*options.arguments("masks"), "-num_parts", "2"])
-    assert (parsed.dataset_id, parsed.device, parsed.seed, parsed.stage) == (7, "cpu", 3, "masks")
+    assert (parsed.dataset, parsed.device, parsed.seed, parsed.stage) == (7, "cpu", 3, "masks")
     assert (parsed.weights, parsed.clip_weights, parsed.sam_weights, parsed.classifier_weights) == (
         "paper",
         "a",
@@ -76,6 +76,15 @@ def test_every_job_is_a_command_that_parses() -> None:
         for words in step.commands:
             if words[0] == "nnUNetv2_clisc":
                 parser.parse_args(words[1:])
+
+
+def test_name_of_the_dataset_becomes_the_number_that_nnunet_takes() -> None:
+    for dataset, told in (("Dataset007_P", "Dataset007_P"), (7, "7")):
+        steps = chain(LabellingOptions(dataset), 1, Training(relabel_parts=2))
+        given = [words[words.index("-d") + 1] for step in steps[:5] for words in step.commands]
+        assert given == [told] * 4 + ["7"]
+        assert [words[words.index("-d") + 1] for words in steps[6].commands] == ["7", "7"]
+        assert {step.commands[0][1] for step in steps if step.commands[0][0] == "nnUNetv2_train"} == {"7"}
 
 
 def test_job_runs_the_command_of_this_environment_and_fails_with_it(capfd: pytest.CaptureFixture[str]) -> None:

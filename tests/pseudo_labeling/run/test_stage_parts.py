@@ -170,14 +170,14 @@ def test_stages_and_parts_that_do_not_exist_are_refused(scans: Path, nnunet: Pat
         assert "-num_parts" in one_line(clisc(*stage(name, "-num_parts", 2), ok=False))
     assert "-num_parts" in one_line(clisc(*label_arguments(more=part(0)), ok=False))
     assert "part 2 of 2 does not exist" in one_line(clisc(*stage("masks", *part(2)), ok=False))
-    assert "--num_gpus 2" in one_line(clisc(*label_arguments(more=["--num_gpus", 2]), ok=False))
-    assert "--num_gpus 1: --stage finish" in one_line(clisc(*stage("finish", "--num_gpus", 1), ok=False))
+    assert "error: -num_gpus 2" in one_line(clisc(*label_arguments(more=["-num_gpus", 2]), ok=False))
+    assert "error: -num_gpus 1: --stage finish" in one_line(clisc(*stage("finish", "--num_gpus", 1), ok=False))
 
 
 def test_more_gpus_than_there_are_are_refused(scans: Path, nnunet: Path, clisc: Run) -> None:
     convert(clisc, scans)
-    error = one_line(clisc("pseudo_label", "-d", 501, "--weights", "embedded", "--num_gpus", 99, ok=False))
-    assert error.startswith("error: --num_gpus 99: torch sees ")
+    error = one_line(clisc("pseudo_label", "-d", 501, "--weights", "embedded", "-num_gpus", 99, ok=False))
+    assert error.startswith("error: -num_gpus 99: torch sees ")
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
@@ -188,7 +188,7 @@ def test_a_process_per_gpu_labels_every_case(gpus: int, scans: Path, nnunet: Pat
         pytest.skip(f"needs {gpus} CUDA devices")
     dataset = convert(clisc, scans)
     arguments = [each if each != "cpu" else "cuda" for each in label_arguments()]
-    clisc(*arguments, "--num_gpus", gpus)
+    clisc(*arguments, "-num_gpus", gpus)
     assert len(files_of(dataset / "labelsTr")) == 5
     assert json.loads((dataset / "dataset.json").read_text())["clisc"]["device"] == "cuda"
 
