@@ -90,7 +90,7 @@ def test_found_without_a_variable_and_gone_after_uninstalling(installed: Environ
     modules = "import sys, json; print(json.dumps(sorted(sys.modules)))"
     found = installed.run(LOOK_UP)
     where = source if installed.kind == "editable" else installed.packages  # type: ignore[attr-defined]
-    assert f"FROM {where / 'nnunetv2_clisc' / 'trainer.py'} nnunetv2_clisc.training.trainer" in found
+    assert f"FROM {where / 'nnunetv2_clisc' / 'training' / 'trainer.py'} nnunetv2_clisc.training.trainer" in found
     loaded = set(json.loads(installed.run(modules)))
     with_package = best_of(installed)
 
