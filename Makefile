@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# from Python 3.12 on coverage can have the interpreter tell it what runs, which costs less
+COVERAGE_CORE ?= $(shell $(PYTHON) -c "import sys; print('sysmon' if sys.version_info >= (3, 12) else 'ctrace')")
 
-.PHONY: setup test test-slow slurm-test browser-test bench kill-test fuzz demo lint clean
+.PHONY: setup test test-slow slurm-test browser-test bench kill-test fuzz demo architecture lint clean
 
 setup: $(VENV)/.ready
 
@@ -14,7 +16,7 @@ $(VENV)/.ready: setup.py pyproject.toml nnunetv2_clisc_discovery.pth
 	touch $@
 
 test: setup lint
-	$(BIN)/python -m pytest
+	COVERAGE_CORE=$(COVERAGE_CORE) $(BIN)/python -m pytest --cov --cov-report=term
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -45,8 +47,12 @@ kill-test: setup
 fuzz: setup
 	$(BIN)/python -m benchmarks.reliability.fuzz -o fuzz.json $(ARGS)
 
+# the picture and the table of docs/architecture.md, from the code
+architecture: setup
+	$(BIN)/python -m tools.architecture.draw
+
 demo: setup
 	$(BIN)/nnUNetv2_clisc demo -o demo_output
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output
+	rm -rf $(VENV) build dist *.egg-info demo_output .coverage .coverage.*

@@ -56,9 +56,11 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2_clisc*", "dataset_conversion*", "pseudo_labeling*"]),
     package_data={
+        "dataset_conversion": ["py.typed"],
         "dataset_conversion.sources": ["*.json"],
-        "nnunetv2_clisc": ["ext_trainer/*.py"],
+        "nnunetv2_clisc": ["py.typed", "ext_trainer/*.py"],
         "nnunetv2_clisc.report": ["*.html", "*.css", "*.js"],
+        "pseudo_labeling": ["py.typed"],
         "pseudo_labeling.embedded": ["*.safetensors", "*.json", "*.md"],
     },
     cmdclass={"build_py": BuildPyWithDiscovery},
@@ -87,8 +89,11 @@ setup(
     ],
     extras_require={
         "slurm": ["submitit>=1.5"],  # `submit`: Slurm jobs
-        # oracles: medpy and monai (metrics), nibabel (headers), tifffile (stacks); nnU-Net needs the last two anyway
-        "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "monai>=1.3", "nibabel>=5", "tifffile>=2023"],
+        # oracles: medpy and monai (metrics), nibabel (headers), tifffile (stacks); pyyaml reads our own .cff and .yml
+        "test": [
+            *("pytest>=8", "pytest-cov>=5", "ruff>=0.6", "mypy>=1.11"),
+            *("medpy>=0.5", "monai>=1.3", "nibabel>=5", "tifffile>=2023", "pyyaml>=6"),
+        ],
         "browser": ["playwright>=1.40"],  # drives an installed Chromium in the report's tests
     },
     entry_points={"console_scripts": ["nnUNetv2_clisc=nnunetv2_clisc.cli:main"]},
