@@ -24,11 +24,23 @@ NAMED = re.compile(
 )
 
 
+def anchors(path: Path) -> set[str]:
+    """What GitHub calls the headings of a text."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
 def test_links_and_paths_lead_somewhere(text: Path) -> None:
     content = text.read_text(encoding="utf-8")
-    links = [link.split("#")[0] for link in LINK.findall(content) if "://" not in link]
-    missing = [link for link in links if link and not (text.parent / link).exists()]
+    missing = []
+    for link in LINK.findall(content):
+        target, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        place = text.parent / target if target else text
+        if not place.exists() or (anchor and anchor not in anchors(place)):
+            missing.append(link)
     for path, name in NAMED.findall(content):
         if not (PROJECT / path).exists():
             missing.append(path)
