@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from nnunetv2_clisc import __version__
 from nnunetv2_clisc.commands import baselines, convert, labelling, scoring, studies, tools
-from nnunetv2_clisc.commands.arguments import Page, about
+from nnunetv2_clisc.commands.arguments import EXAMPLE, Page
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,11 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_clisc",
-        description=about(
-            "Brain tumour segmentation from FLAIR scans without masks, as an extension of nnU-Net v2. Each command has "
-            "its own page: nnUNetv2_clisc COMMAND -h"
-        ),
-        epilog="example:\n  nnUNetv2_clisc convert folder --images MY_FLAIR_SCANS -d 501 -n MyScans\n"
+        description="Brain tumour segmentation from FLAIR scans without masks, as an extension of nnU-Net v2. Each "
+        "command has its own page: nnUNetv2_clisc COMMAND -h",
+        epilog=f"{EXAMPLE}\n  nnUNetv2_clisc convert folder --images MY_FLAIR_SCANS -d 501 -n MyScans\n"
         "  nnUNetv2_clisc pseudo_label -d 501",
         formatter_class=Page,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from typing import TypeAlias
 
 # where a command is added, and where a flag is: a parser or a group of its flags; strings, because the first class
@@ -11,21 +10,19 @@ from typing import TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Flags: TypeAlias = "argparse._ActionsContainer"
 
-_WIDTH = 78  # of the text on a terminal of 80 columns
+EXAMPLE = "example:"  # begins what ends a page
 SPECS = "embedded|paper|FILE"  # of weights
 
 
-class Page(argparse.RawDescriptionHelpFormatter):
+class Page(argparse.HelpFormatter):
     """A help page that keeps the lines of its example."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
         self._action_max_length = 16  # argparse forgets the indent of a list of commands, and breaks its lines
 
-
-def about(text: str) -> str:
-    """What a command does, at the top of its page."""
-    return textwrap.fill(text, _WIDTH)
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLE) else super()._fill_text(text, width, indent)
 
 
 def add_command(commands: Commands, name: str, line: str, does: str, example: str) -> argparse.ArgumentParser:
@@ -41,8 +38,8 @@ def add_command(commands: Commands, name: str, line: str, does: str, example: st
     return commands.add_parser(
         name,
         help=line,
-        description=about(does),
-        epilog=f"example:\n  {example}",
+        description=does,
+        epilog=f"{EXAMPLE}\n  {example}",
         formatter_class=Page,
     )
 
