@@ -76,7 +76,7 @@ def test_every_line_of_the_page_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
-    assert "Dataset501_Phantoms 4 1 1" in lines
+    assert "Dataset501_Phantoms 3 1 1" in lines
     assert "True" in lines
     assert any(line.startswith("-d Dataset777_Nobody: ") for line in lines)
     assert (tmp_path / "report.html").is_file()
