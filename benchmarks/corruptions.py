@@ -21,7 +21,7 @@ from scipy import ndimage
 from nnunetv2_clisc.studies.baselines.cam_and_sam import case_roi
 from nnunetv2_clisc.training.s3f import similarity
 from pseudo_labeling.rivals.classical import head_mask
-from pseudo_labeling.run.finished_run import FinishedRun
+from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import axial_slices, read_scan, window_volume
 

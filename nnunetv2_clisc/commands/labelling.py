@@ -134,7 +134,7 @@ def add_submit(commands: Commands) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.running.cluster import Resources, Training, submit
+    from nnunetv2_clisc.running.slurm import Resources, Training, submit
 
     training = Training(
         trainer=None if args.labels_only else args.trainer,

@@ -24,7 +24,7 @@ from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised
 from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.run.finished_run import FinishedRun
+from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, axial_slices, read_scan

@@ -14,7 +14,7 @@ from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, write_json
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.run.classifier_files import final_pass
-from pseudo_labeling.run.finished_run import FinishedRun
+from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.slices import Scan, axial_slices

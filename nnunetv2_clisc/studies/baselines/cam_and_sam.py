@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.run.classifier_files import Which
-from pseudo_labeling.run.finished_run import FinishedRun
+from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import Scan, axial_slices
 

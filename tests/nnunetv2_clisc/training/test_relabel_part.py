@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_clisc.running.cluster import Command, Training, chain
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
+from nnunetv2_clisc.running.slurm import Command, Training, chain
 from nnunetv2_clisc.training.fold import FoldFolder
 from nnunetv2_clisc.training.fold_data import FoldData
 from nnunetv2_clisc.training.relabel_part import relabel_share

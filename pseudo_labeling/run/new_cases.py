@@ -1,4 +1,4 @@
-"""The first pass on cases that trained nothing: CLIP, the stored classifier, CAM, prompts, SAM (paper 2.1 and 2.2)."""
+"""A finished run on new cases that trained nothing: CLIP, the stored classifier, CAM, prompts, SAM (paper 2.1, 2.2)."""
 
 from __future__ import annotations
 

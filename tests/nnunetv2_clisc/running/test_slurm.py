@@ -13,8 +13,8 @@ import torch
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.cli import _parser
 from nnunetv2_clisc.environment import nnunet_device, usable_device
-from nnunetv2_clisc.running.cluster import Command, Resources, Training, chain, submit
 from nnunetv2_clisc.running.options import LabellingOptions
+from nnunetv2_clisc.running.slurm import Command, Resources, Training, chain, submit
 from tests.helpers.commands import Run
 
 OPTIONS = LabellingOptions(501, device="cuda", weights="embedded", changes=("prompts.margin=3",), seed=4)
