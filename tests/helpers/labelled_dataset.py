@@ -13,16 +13,16 @@ from tests.helpers.commands import convert, label_arguments, program
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
     """nnU-Net's folders with the dataset, and masks for its test cases; never written to by a test."""
-    return _label(tmp_path_factory.mktemp("labelled"), scans, "--labels", scans / "labels").parents[1]
+    return label_scans(tmp_path_factory.mktemp("labelled"), scans, "--labels", scans / "labels").parents[1]
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
     """The raw folder of the dataset, converted without any mask; two folders up what the command printed: `stdout`."""
-    return _label(tmp_path_factory.mktemp("reference"), scans)
+    return label_scans(tmp_path_factory.mktemp("reference"), scans)
 
 
-def _label(parent: Path, scans: Path, *more: object) -> Path:
+def label_scans(parent: Path, scans: Path, *more: object) -> Path:
     """Convert scans and label them in nnU-Net's folders below `parent`; returns the raw folder."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import Run, convert, files_of, label_arguments
+from tests.helpers.labelled_dataset import label_scans
 from tests.helpers.paths import PROJECT
 
 pytestmark = pytest.mark.slurm
-ROOT = PROJECT
 PATIENCE = 3600  # seconds for a whole chain, also on a machine that is busy with other things
 ENDED = {"COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL", "TIMEOUT"}
 
@@ -34,7 +34,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run([node, "start", str(folder)], check=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc", "OMP_NUM_THREADS"):
             patch.setenv(name, "1")
@@ -44,6 +44,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             subprocess.run(["scancel", *running], check=True)
             ended(running)
     subprocess.run([node, "stop", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def one_thread(slurm: Path, tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
+    """The raw folder of the dataset, labelled by one run without Slurm with the one thread of its jobs."""
+    return label_scans(tmp_path_factory.mktemp("one_thread"), scans)
 
 
 def states() -> dict[str, tuple[str, str]]:
@@ -100,7 +106,7 @@ def write_log(title: str, jobs: dict[str, tuple[str, str]], dataset: Path) -> No
 
 def test_chain_ends_with_a_trained_fold_and_the_labels_of_one_process(
     slurm: Path,
-    reference: Path,
+    one_thread: Path,
     scans: Path,
     nnunet: Path,
     clisc: Run,
@@ -114,7 +120,7 @@ def test_chain_ends_with_a_trained_fold_and_the_labels_of_one_process(
     write_log("the whole chain", jobs, dataset)
     assert all(state == "COMPLETED" for _, state in jobs.values()), jobs
     assert len(jobs) == len(expected) + 3  # three arrays of two
-    assert files_of(dataset / "labelsTr") == files_of(reference / "labelsTr")
+    assert files_of(dataset / "labelsTr") == files_of(one_thread / "labelsTr")
     fold = next((nnunet / "nnUNet_results").glob("*/QuickTrainer__*/fold_0"))
     assert json.loads((fold / "clisc_state.json").read_text())["stage"] == "done"
     assert len(list((fold / "s3f" / "cases").iterdir())) == 4
@@ -122,7 +128,7 @@ def test_chain_ends_with_a_trained_fold_and_the_labels_of_one_process(
 
 
 def test_cancelled_and_killed_jobs_stop_the_chain_and_submitting_again_completes_it(
-    slurm: Path, reference: Path, scans: Path, nnunet: Path, clisc: Run
+    slurm: Path, one_thread: Path, scans: Path, nnunet: Path, clisc: Run
 ) -> None:
     dataset = convert(clisc, scans)
 
@@ -155,7 +161,7 @@ def test_cancelled_and_killed_jobs_stop_the_chain_and_submitting_again_completes
     jobs = ended(set(steps.values()))
     write_log("the same submitted again", jobs, dataset)
     assert {state for _, state in jobs.values()} == {"COMPLETED"}
-    assert files_of(dataset / "labelsTr") == files_of(reference / "labelsTr")
+    assert files_of(dataset / "labelsTr") == files_of(one_thread / "labelsTr")
     assert "clisc" in json.loads((dataset / "dataset.json").read_text())
 
 
@@ -175,10 +181,10 @@ def killed(stage: str, part: str) -> bool:
 
 
 def test_script_of_the_documentation_labels_on_slurm(
-    slurm: Path, reference: Path, scans: Path, nnunet: Path, clisc: Run
+    slurm: Path, one_thread: Path, scans: Path, nnunet: Path, clisc: Run
 ) -> None:
     dataset = convert(clisc, scans)
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", (PROJECT / "docs" / "cluster.md").read_text(), flags=re.DOTALL)
     script = next(block for block in blocks if block.startswith("#!/bin/bash"))
     chain = next(block for block in blocks if "label.sbatch slice_labels" in block)
     flags = " ".join(f"'{each}'" for each in map(str, label_arguments()[1:]))
@@ -196,5 +202,5 @@ def test_script_of_the_documentation_labels_on_slurm(
     jobs = ended(set(re.findall(r"\d+", out)))
     write_log("the script of the documentation", jobs, dataset)
     assert [state for _, state in jobs.values()] == ["COMPLETED"] * 6
-    assert files_of(dataset / "labelsTr") == files_of(reference / "labelsTr")
+    assert files_of(dataset / "labelsTr") == files_of(one_thread / "labelsTr")
     assert "clisc" in json.loads((dataset / "dataset.json").read_text())
