@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import pickle
@@ -19,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_clisc.training import trainer as trainers
 from nnunetv2_clisc.training.checkpoints import export_stock, read_checkpoint
 from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_noSelfTraining, CLISCTrainer_small
+from pseudo_labeling.precision import has_bfloat16
 from tests.helpers.commands import program
 from tests.helpers.tiny_nnunet import CASES, NAME, QuickTrainer, TinyDataset, lesion
 
@@ -69,6 +71,32 @@ def test_small_variant_mirrors_in_training_only(tiny: TinyDataset) -> None:
     full = tiny.trainer(CLISCTrainer)
     full.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert full.inference_allowed_mirroring_axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize("bfloat16", ["0", "1"])
+def test_channels_are_last_on_a_cpu_and_the_network_computes_the_same(
+    tiny: TinyDataset, bfloat16: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLISC_BFLOAT16", bfloat16)
+    trainer = tiny.trainer(CLISCTrainer_small)
+    trainer.initialize()
+    convolutions = [module for module in trainer.network.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert all(c.weight.is_contiguous(memory_format=torch.channels_last_3d) for c in convolutions)
+    scans = torch.randn(1, 1, *trainer.configuration_manager.patch_size)
+    contiguous = copy.deepcopy(trainer.network).to(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        ours, plain = trainer.network(scans)[0], contiguous(scans)[0]
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_switch_keeps_a_training_in_float32(tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CPU without bfloat16 instructions does can be measured and tested on one that has them."""
+    trainer = tiny.trainer(CLISCTrainer_small)
+    assert torch.is_autocast_enabled("cpu") is False
+    for value, fast in (("0", False), ("1", has_bfloat16(torch.device("cpu")))):
+        monkeypatch.setenv("CLISC_BFLOAT16", value)
+        with trainer.inference_settings():
+            assert torch.is_autocast_enabled("cpu") is fast
 
 
 def test_installed_commands_train_predict_and_export(tiny: TinyDataset, found_by_nnunet: None, tmp_path: Path) -> None:
