@@ -20,6 +20,8 @@ class NetworkSettings:
     """Network and patch (paper 3.1); the patch is an upper limit, in voxels of the resampled scans."""
 
     features: tuple[int, ...] = (16, 32, 64, 128, 256)
+    convolutions: tuple[int, ...] = (2, 2, 2, 2, 2)  # of each stage on the way down
+    decoder_convolutions: int = 2  # of each stage on the way up
     patch: tuple[int, int, int] = (128, 128, 128)
     batch_size: int = 2
 
@@ -47,7 +49,7 @@ def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSett
     changed = plans["configurations"][configuration]
     changed["patch_size"] = list(patch)
     changed["batch_size"] = settings.batch_size
-    changed["architecture"] = _architecture(settings.features, patch)
+    changed["architecture"] = architecture(settings, patch)
     return plans
 
 
@@ -72,18 +74,24 @@ def pooling_strides(patch: tuple[int, ...], stages: int) -> list[list[int]]:
     return strides
 
 
-def _architecture(features: tuple[int, ...], patch: tuple[int, ...]) -> dict[str, Any]:
-    stages = len(features)
+def architecture(settings: NetworkSettings, patch: tuple[int, ...]) -> dict[str, Any]:
+    """The network's entry in the plans.
+
+    Args:
+        settings: of a plain U-Net.
+        patch: `(z, y, x)` voxels; no axis is pooled below four.
+    """
+    stages = len(settings.features)
     return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {
             "n_stages": stages,
-            "features_per_stage": list(features),
+            "features_per_stage": list(settings.features),
             "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * stages,
             "strides": pooling_strides(patch, stages),
-            "n_conv_per_stage": [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
+            "n_conv_per_stage": list(settings.convolutions),
+            "n_conv_per_stage_decoder": [settings.decoder_convolutions] * (stages - 1),
             "conv_bias": True,
             "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},

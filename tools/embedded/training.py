@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.files import sha256_of, whole, write_json
 from tools.embedded.pool import HELD_OUT_STREAM, make_pool
 
@@ -82,6 +83,8 @@ class Run:
         peak_rate: learning rate at its highest, unless `--rate` names another.
         weight_decay: of the parameters with more than one dimension.
         largest_norm: to which gradients are clipped.
+        make: the pool.
+        held_out: samples of the held-out pool.
     """
 
     def __init__(
@@ -93,12 +96,14 @@ class Run:
         peak_rate: float,
         weight_decay: float,
         largest_norm: float,
+        make: Callable[..., Any] = make_pool,
+        held_out: int = 512,
     ) -> None:
         self.name, self.networks, self.output = name, networks, options.output
         self.peak_rate, self.largest_norm = options.rate or peak_rate, largest_norm
         self.output.mkdir(parents=True, exist_ok=True)
-        self.training = make_pool(options.pool / "training", options.phantoms, seed=options.seed)
-        self.held_out = make_pool(options.pool / "held_out", 512, seed=options.seed, stream=HELD_OUT_STREAM)
+        self.training = make(options.pool / "training", options.phantoms, seed=options.seed)
+        self.held_out = make(options.pool / "held_out", held_out, seed=options.seed, stream=HELD_OUT_STREAM)
         self.device = torch.device(options.device)
         self.checkpoint = self.output / "checkpoint.pt"
         self.step, self.seen, spent = 0, 0, 0.0
@@ -108,7 +113,10 @@ class Run:
         self.optimiser = torch.optim.AdamW([{"params": found, "weight_decay": decay} for decay, found in groups])
         self.fresh = options.start is None and not self.checkpoint.is_file()
         if options.start is not None:
-            networks[name].load_state_dict(load_file(options.start, device=options.device))
+            start = load_file(options.start, device=options.device)
+            if start.keys() != _once(networks[name]):
+                raise UserError(f"--start {options.start}: weights of another network; give a {name}.safetensors")
+            networks[name].load_state_dict(start, strict=False)
         self._average = AveragedModel(networks[name], avg_fn=_running_average, use_buffers=True)
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
@@ -221,7 +229,9 @@ def export_weights(model: nn.Module, name: str, folder: Path) -> str:
         SHA-256 of the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    once = _once(model)
+    state = {name: value for name, value in model.state_dict().items() if name in once}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     path = folder / f"{name}.safetensors"
     with whole(path) as temporary:
@@ -232,6 +242,12 @@ def export_weights(model: nn.Module, name: str, folder: Path) -> str:
     table[name] = {"file": path.name, "sha256": digest}
     write_json(table_path, dict(sorted(table.items())))
     return digest
+
+
+def _once(model: nn.Module) -> set[str]:
+    """Names of a model's weights, each once: nnU-Net's U-Nets list some parts three times."""
+    each = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return each & model.state_dict().keys()
 
 
 def log_line(folder: Path, **facts: Any) -> str:

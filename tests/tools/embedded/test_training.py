@@ -41,12 +41,18 @@ def test_average_of_a_clip_still_answers() -> None:
 
 
 @pytest.mark.slow
-def test_training_command_logs_finite_metrics_and_exports(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tools.embedded.train_clip", "--pool", str(tmp_path / "pool")]
-    command += ["--phantoms", "64", "--minutes", "0.1", "-o", str(tmp_path / "out")]
+@pytest.mark.parametrize(("script", "name", "phantoms"), [("train_clip", "clip", 64), ("train_unet", "unet", 8)])
+def test_training_command_logs_finite_metrics_and_exports(
+    script: str, name: str, phantoms: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", f"tools.embedded.{script}", "--pool", str(tmp_path / "pool")]
+    command += ["--phantoms", str(phantoms), "--minutes", "0.1", "-o", str(tmp_path / "out")]
     subprocess.run(command, check=True, cwd=PROJECT)
     last = json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] > 0
-    assert last["auc"] != last["auc_shuffled_pixels"], "a model whose answers are NaN ranks by order alone"
-    weights = load_file(tmp_path / "out" / "clip.safetensors")
+    if name == "clip":
+        assert last["auc"] != last["auc_shuffled_pixels"], "a model whose answers are NaN ranks by order alone"
+    else:
+        assert 0 <= last["dice_16"] <= 1
+    weights = load_file(tmp_path / "out" / f"{name}.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
