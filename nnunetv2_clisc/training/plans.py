@@ -20,7 +20,7 @@ class NetworkSettings:
     """Network and patch (paper 3.1); the patch is an upper limit, in voxels of the resampled scans."""
 
     features: tuple[int, ...] = (16, 32, 64, 128, 256)
-    convolutions: tuple[int, ...] = (2, 2, 2, 2, 2)  # of each stage on the way down
+    first_convolutions: int = 2  # of the first stage, at full resolution; the others on the way down have two
     decoder_convolutions: int = 2  # of each stage on the way up
     patch: tuple[int, int, int] = (128, 128, 128)
     batch_size: int = 2
@@ -90,7 +90,7 @@ def architecture(settings: NetworkSettings, patch: tuple[int, ...]) -> dict[str,
             "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * stages,
             "strides": pooling_strides(patch, stages),
-            "n_conv_per_stage": list(settings.convolutions),
+            "n_conv_per_stage": [settings.first_convolutions, *[2] * (stages - 1)],
             "n_conv_per_stage_decoder": [settings.decoder_convolutions] * (stages - 1),
             "conv_bias": True,
             "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",

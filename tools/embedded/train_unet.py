@@ -28,7 +28,7 @@ PATCHES = ((16, 96, 96), (32, 96, 96))
 # the channels of `CLISCTrainer_small`, with fewer convolutions where they cost most: two thirds of the time of a step,
 # and a higher Dice on phantoms in equal time
 NETWORK = NetworkSettings(
-    features=(8, 16, 32, 64, 128), convolutions=(1, 2, 2, 2, 2), decoder_convolutions=1, patch=PATCHES[-1]
+    features=(8, 16, 32, 64, 128), first_convolutions=1, decoder_convolutions=1, patch=PATCHES[-1]
 )
 BATCH = {16: 4, 32: 2}  # patches, by their depth
 STRIPPED_MASKED = 0.8  # share of the skull-stripped scans that are normalised inside the head, as nnU-Net mostly does
