@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dataset_conversion.errors import UserError
 from dataset_conversion.raw import splits
-from dataset_conversion.raw.splits import Split, draw_split
+from dataset_conversion.raw.splits import Split, draw_split, read_split
 from dataset_conversion.sources.folder import convert_folder
 from tests.helpers.tiny_nnunet import CASES, NAME, TinyDataset
 from tests.helpers.volume_files import unmade_nnunet_folders, voxels, write
@@ -135,3 +136,60 @@ def test_nnunet_finds_the_best_configuration_over_the_folds(
     merged = model / "crossval_results_folds_0_1_2_3_4"
     assert sorted(path.name for path in merged.glob("case_*.nii.gz")) == [f"{case}.nii.gz" for case in CASES]
     assert np.isfinite(found["best_model_or_ensemble"]["result_on_crossval_post_pp"])
+
+
+class TestSplit:
+    def test_draw_is_a_partition_and_repeats(self) -> None:
+        names = [f"c{i}" for i in range(50)]
+        split = draw_split(names, seed=3, val=0.1, test=0.2)
+        assert [len(part) for part in (split.train, split.val, split.test)] == [35, 5, 10]
+        assert sorted(split.trainval + split.test) == sorted(names)
+        assert split == draw_split(reversed(names), seed=3, val=0.1, test=0.2)
+        assert split.test != draw_split(names, seed=4, val=0.1, test=0.2).test
+
+    @pytest.mark.parametrize(("n", "val"), [(2, 1), (3, 1), (10, 2)])
+    def test_draw_always_leaves_validation(self, n: int, val: int) -> None:
+        split = draw_split(map(str, range(n)), seed=0)
+        assert (len(split.train), len(split.val), split.test) == (n - val, val, ())
+
+    def test_one_case_is_too_few(self) -> None:
+        with pytest.raises(UserError, match="too few"):
+            draw_split(["a"], seed=0)
+
+    def test_missing_lists_are_empty_and_validation_is_drawn(self, tmp_path: Path) -> None:
+        path = tmp_path / "split.json"
+        path.write_text(json.dumps({"train": list("abcde"), "test": ["f"]}))
+        split = read_split(path, "abcdef", seed=1)
+        assert sorted(split.trainval) == list("abcde")
+        assert len(split.val) == 1
+        assert split.test == ("f",)
+        assert "validation" in split.origin
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('{"train": ["a"', "not a JSON file"),
+            ("\xff", "not a JSON file"),
+            ('["a"]', "expected"),
+            ('{"train": "a"}', "expected"),
+            ('{"train": [1]}', "expected"),
+            ('{"train": ["a"], "valid": ["b"]}', "expected"),
+            ('{"train": ["a", "x", "y"]}', r"no scan of case x \(and 1 more\)"),
+            ('{"train": ["a", "a"]}', "twice in train"),
+            ('{"train": ["a"], "val": ["b"], "test": ["a"]}', "in both train and test"),
+            ('{"train": ["../a"]}', "not allowed"),
+            ('{"val": ["a"]}', "no training case"),
+            ("{}", "no training case"),
+            ('{"train": ["a"]}', "too few"),
+        ],
+    )
+    def test_bad_file_raises_and_is_named(self, tmp_path: Path, content: str, message: str) -> None:
+        path = tmp_path / "split.json"
+        path.write_bytes(content.encode("latin-1"))
+        with pytest.raises(UserError, match=message) as caught:
+            read_split(path, "abc")
+        assert message == "too few" or "split.json" in str(caught.value)
+
+    def test_missing_file_raises(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"split\.json: cannot be read"):
+            read_split(tmp_path / "split.json", "abc")
