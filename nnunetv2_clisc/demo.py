@@ -13,13 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_json
 from dataset_conversion.scans.volumes import write_image
 from nnunetv2_clisc.scoring.stage_table import stage_table
+from nnunetv2_clisc.training.plans import architecture
+from nnunetv2_clisc.training.start import NETWORK
 from pseudo_labeling.embedded.phantoms import Protocol, phantom_volume
+from pseudo_labeling.precision import bfloat16_autocast
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +37,10 @@ DATASET, FULLSUP, NAME = 901, 902, "Phantoms"
 TRAINER = "CLISCTrainer_small"
 # 2 mm instead of the scans' 1.2 mm, as docs/results.md does on CPUs: a patch then shows the whole head
 PLANS, SPACING_PLANNED = "nnUNetPlans_coarse", ("7.5", "2", "2")
+
+PATCH = (16, 96, 96)  # what the plans of these scans come to
+# on two cores: what starting commands and reading files take, and the rest in steps of training; docs/speed.md
+SECONDS_OF_ITS_OWN, STEPS_IN_ALL = 150, 1500
 
 
 def make_phantoms(
@@ -86,15 +95,19 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     Raises:
         UserError: the folder holds something else, or a step failed.
     """
-    start = time.monotonic()
     marker = output / "clisc_demo"
     if output.exists() and any(output.iterdir()) and not marker.exists():
         raise UserError(f"-o {output}: the folder is not empty and no earlier demo; name another")
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     marker.touch()
+    if device == "cpu":
+        print(f"expected on this machine: {expected_minutes():.0f} min", flush=True)
+    times: list[tuple[str, float]] = []
+    start = time.monotonic()
     scans = output.resolve() / "scans"
     make_phantoms(scans, seed)
+    times.append(("phantoms", time.monotonic() - start))
 
     folders = {name: output.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for name, folder in folders.items():
@@ -112,6 +125,7 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     predict = ["nnUNetv2_predict", "-d", str(DATASET), "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-p", PLANS,
                "-device", device, "--disable_tta", "-npp", "1", "-nps", "1"]  # fmt: skip
     first_pass = output.resolve() / "first_pass_imagesTs"
+    simulated = output.resolve() / "simulated_imagesTs"
     final = folders_predicted["imagesTs", "round_2"]
     steps = [
         ["nnUNetv2_clisc", "convert", "folder", "--images", str(scans / "images"), "--labels", str(scans / "labels"),
@@ -128,14 +142,18 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
         ),
         ["nnUNetv2_clisc", "baseline", "pseudo_label", "-d", str(DATASET), "--images", str(raw / "imagesTs"),
          "-o", str(first_pass), "-device", device],
+        ["nnUNetv2_clisc", "baseline", "simulated", "--images", str(raw / "imagesTs"), "-o", str(simulated),
+         "-device", device],
         ["nnUNetv2_clisc", "evaluate", "--pred", str(final), "--gt", str(raw / "labelsTs")],
     ]  # fmt: skip
     for step in steps:
-        _run(step)
+        words = 3 if step[1] == "baseline" else 2 if step[0] == "nnUNetv2_clisc" else 1
+        times.append((" ".join(step[:words]), _run(step)))
 
     rows = [
         f"round 1={folders_predicted['imagesTr', 'round_1']}",
         f"round 2={folders_predicted['imagesTr', 'round_2']}",
+        f"new scans, phantoms only={simulated}",
         f"new scans, SAM={first_pass}",
         f"new scans, round 1={folders_predicted['imagesTs', 'round_1']}",
         f"new scans, round 2={final}",
@@ -144,11 +162,38 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     print(f"\noverlays of the pseudo-labels: {raw / 'clisc' / 'overlays'}")
     print(f"cases dropped between the rounds, with overlays: {model / 's3f'}")
     print(f"predictions: {final}")
-    print(f"time: {(time.monotonic() - start) / 60:.1f} min")
+    print("\n" + "\n".join(f"{seconds:6.0f} s  {name}" for name, seconds in times))
+    print(f"{time.monotonic() - start:6.0f} s  in all")
 
 
-def _run(command: list[str]) -> None:
-    """Run an installed command of this environment, showing it as a user would type it."""
+def expected_minutes() -> float:
+    """How long the demo takes on this CPU, judged by a step of its training."""
+    return (SECONDS_OF_ITS_OWN + STEPS_IN_ALL * seconds_a_step()) / 60
+
+
+def seconds_a_step() -> float:
+    """Seconds of forward and backward pass of the demo's network on two of its patches, on the CPU."""
+    made = architecture(NETWORK, PATCH)
+    network = get_network_from_plans(
+        made["network_class_name"], made["arch_kwargs"], made["_kw_requires_import"], 1, 2, deep_supervision=True
+    ).to(memory_format=torch.channels_last_3d)
+    patches = torch.randn(2, 1, *PATCH)
+    seconds = []
+    for _ in range(4):  # the first one prepares
+        start = time.monotonic()
+        with bfloat16_autocast(torch.device("cpu")):
+            outputs = network(patches)
+        sum(output.float().square().mean() for output in outputs).backward()
+        seconds.append(time.monotonic() - start)
+    return min(seconds)
+
+
+def _run(command: list[str]) -> float:
+    """Run an installed command of this environment, showing it as a user would type it.
+
+    Returns:
+        Seconds.
+    """
     print(f"\n$ {shlex.join(command)}", flush=True)
     program = Path(sys.executable).parent / command[0]
     start = time.monotonic()
@@ -157,4 +202,6 @@ def _run(command: list[str]) -> None:
     )
     if result.returncode != 0:
         raise UserError(f"{command[0]}: ended with code {result.returncode}; its own message is above")
-    print(f"[{time.monotonic() - start:.0f} s]", flush=True)
+    seconds = time.monotonic() - start
+    print(f"[{seconds:.0f} s]", flush=True)
+    return seconds

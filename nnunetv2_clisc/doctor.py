@@ -102,10 +102,10 @@ def _folder(name: str) -> Check:
 
 
 def _embedded() -> Check:
-    from pseudo_labeling.weights.files import identify
+    from pseudo_labeling.weights.files import EMBEDDED, identify
 
-    names = [identify(role, "embedded").sha256[:12] for role in ("clip", "sam")]
-    return Check("embedded weights", True, f"clip {names[0]}..., sam {names[1]}...")
+    names = [f"{role} {identify(role, 'embedded').sha256[:12]}..." for role in EMBEDDED]
+    return Check("embedded weights", True, ", ".join(names))
 
 
 def _published() -> Check:

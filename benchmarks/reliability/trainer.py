@@ -20,6 +20,7 @@ class ReliabilityTrainer(CLISCTrainer_small):
     """
 
     network_settings = NetworkSettings(features=(4, 8, 8), patch=(16, 32, 32))
+    start_from_phantoms = False
     epochs = 4
     min_iterations = 6
     cpu_bfloat16 = False

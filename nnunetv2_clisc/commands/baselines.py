@@ -136,6 +136,17 @@ def add_baseline(commands: Commands) -> None:
     )
     add_device(settings)
     salip.set_defaults(run=_baseline_salip)
+    simulated = add_command(
+        methods,
+        "simulated",
+        "the embedded 3D network, trained on phantoms only",
+        "Predicts with the embedded 3D network, which has seen phantoms with simulated tumours and no scan: where "
+        "CLISCTrainer_small begins.",
+        "nnUNetv2_clisc baseline simulated --images SCANS -o OUT",
+    )
+    _add_data(simulated)
+    add_device(simulated.add_argument_group("settings"))
+    simulated.set_defaults(run=_baseline_simulated)
 
 
 def _add_data(parser: argparse.ArgumentParser, *, of_dataset: bool = False) -> None:
@@ -188,5 +199,13 @@ def _baseline_salip(args: argparse.Namespace) -> int:
         points_per_side=args.points_per_side,
         device=args.device,
     )
+    print(f"{len(masks)} masks in {args.output}")
+    return 0
+
+
+def _baseline_simulated(args: argparse.Namespace) -> int:
+    from nnunetv2_clisc.studies.baselines.simulated import simulated_baseline
+
+    masks = simulated_baseline(args.images, args.output, device=args.device)
     print(f"{len(masks)} masks in {args.output}")
     return 0

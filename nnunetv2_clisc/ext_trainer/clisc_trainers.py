@@ -5,4 +5,6 @@ from nnunetv2_clisc.training.trainer import (
     CLISCTrainer_small,
     CLISCTrainer_small_noS3F,
     CLISCTrainer_small_noSelfTraining,
+    CLISCTrainer_small_noSelfTraining_scratch,
+    CLISCTrainer_small_scratch,
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from dataset_conversion.errors import UserError
+from dataset_conversion.files import read_json
 
 MULTIPLE = 16  # four halvings
 SMALLEST_EDGE = 4  # voxels an axis keeps at the bottleneck, nnU-Net's own limit
@@ -51,6 +54,25 @@ def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSett
     changed["batch_size"] = settings.batch_size
     changed["architecture"] = architecture(settings, patch)
     return plans
+
+
+def begun_with(settings: NetworkSettings, trainer: str, plans: dict[str, Any], configuration: str) -> bool:
+    """Whether the results folder holds a model with this network: nnU-Net keeps one for all folds of a model.
+
+    Args:
+        settings: of the network; the patch may be any.
+        trainer: its name.
+        plans: of the dataset, as written by `nnUNetv2_plan_and_preprocess`.
+        configuration: `3d_fullres` or another.
+    """
+    if not nnUNet_results.is_set():
+        return False
+    model = f"{trainer}__{plans['plans_name']}__{configuration}"
+    path = Path(nnUNet_results, plans["dataset_name"], model, "plans.json")
+    if not path.is_file():
+        return False
+    found = read_json(path)["configurations"][configuration]
+    return bool(found["architecture"] == architecture(settings, tuple(found["patch_size"])))
 
 
 def clipped_to_median(patch: tuple[int, ...], median: list[float]) -> tuple[int, ...]:

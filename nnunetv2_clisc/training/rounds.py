@@ -178,6 +178,8 @@ class SelfTraining(SafeCheckpoints):
         # else: begins with -pretrained_weights, which nnU-Net has loaded; with --c it has loaded other weights, if any
         if number > 1 or checkpoint is not None or self.continued or not self.was_initialized:
             self._fresh_network(number)
+            if number == 1 and checkpoint is None:
+                self.load_start()
         if number > 1 and checkpoint is None and self.warm_start:
             earlier = read_checkpoint(self.folder.final(number - 1))  # optimiser, schedule and curves stay new
             self._plain_network().load_state_dict(earlier["network_weights"])
@@ -221,6 +223,9 @@ class SelfTraining(SafeCheckpoints):
             predictor = predictor_of(self, self.relabelling_step)
             yield Relabelling(self.fold_data, self.folder, predictor, segment, self._ranks)
         self.set_deep_supervision_enabled(True)
+
+    def load_start(self) -> None:
+        """Give the new network of round 1 the weights it begins with; a subclass may have some, this one has none."""
 
     def inference_settings(self) -> AbstractContextManager[Any]:
         """How this trainer predicts; a subclass may predict with other settings than it trains with."""

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from dataset_conversion.errors import one_line_errors
-from nnunetv2_clisc.training.plans import NetworkSettings, clisc_plans
+from dataset_conversion.errors import UserError, one_line_errors
+from nnunetv2_clisc.training.plans import NetworkSettings, begun_with, clisc_plans
 from nnunetv2_clisc.training.rounds import PSEUDO_NOTE, SelfTraining
+from nnunetv2_clisc.training.start import NETWORK, fill_with_start, start_record
 from pseudo_labeling.precision import has_bfloat16
+from pseudo_labeling.run.workspace import flair_channel
 
 
 class CLISCTrainer(SelfTraining):
@@ -28,6 +30,7 @@ class CLISCTrainer(SelfTraining):
     mirror_at_inference = True  # nnU-Net's test-time augmentation, wherever this network predicts
     cpu_bfloat16 = False  # on CPUs with bfloat16 instructions
     plot_every = 10  # epochs; drawing progress.png takes seconds
+    start_from_phantoms = False  # round 1 begins with the embedded network instead of random weights
 
     def __init__(
         self,
@@ -62,6 +65,22 @@ class CLISCTrainer(SelfTraining):
         super().initialize()
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last_3d)
+
+    def load_start(self) -> None:
+        """Begin with the network that was trained on phantoms, where the variant says so.
+
+        Raises:
+            UserError: a user's variant has another network, or none of several channels is FLAIR.
+        """
+        if not self.start_from_phantoms:
+            return
+        channel = flair_channel(self.dataset_json, f"{self.fold_data.name}/dataset.json")
+        if not fill_with_start(self._plain_network(), channel):
+            raise UserError(
+                f"{type(self).__name__}: has other channels or convolutions than the network trained on phantoms; "
+                "set start_from_phantoms = False in the class"
+            )
+        self.print_to_log_file(f"CLISC: begins with weights trained on phantoms, SHA-256 {start_record().sha256[:12]}")
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step, in bfloat16 where the variant and the CPU have it."""
@@ -114,16 +133,44 @@ class CLISCTrainer_noSelfTraining(CLISCTrainer):  # noqa: N801
 
 
 class Small:
-    """Sizes that finish on two CPU cores; the method is the same."""
+    """Sizes that finish on two CPU cores, and a start that knows phantoms; the method is the same."""
 
-    network_settings = NetworkSettings(features=(8, 16, 32, 64, 128), patch=(32, 96, 96))
-    epochs = 30
-    learning_rate = 0.05  # a hundredth of the paper's steps must go further each
+    network_settings = NETWORK
+    start_from_phantoms = True
+    epochs = 8
+    learning_rate = 0.02
     min_iterations = 32
     warm_start = True  # too few steps to learn everything twice
     mirror_at_inference = False
     relabelling_step = 1.0  # a third of the time for a hundredth of Dice on real scans
     cpu_bfloat16 = True
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        earlier = NetworkSettings(features=NETWORK.features, patch=NETWORK.patch)  # version 0.1.0
+        if goes_on := begun_with(earlier, type(self).__name__, plans, configuration):
+            self.network_settings = earlier
+            self.start_from_phantoms, self.epochs, self.learning_rate = False, Scratch.epochs, Scratch.learning_rate
+        super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
+        if goes_on:  # nnU-Net keeps one network for all folds of a model
+            self.print_to_log_file(  # type: ignore[attr-defined]
+                "CLISC: this model was begun by version 0.1.0 and goes on with its network and schedule; for those of "
+                f"this version, move {self.output_folder_base} away"  # type: ignore[attr-defined]
+            )
+
+
+class Scratch:
+    """Random weights to begin with: four times the epochs, and larger steps."""
+
+    start_from_phantoms = False
+    epochs = 30
+    learning_rate = 0.05  # a hundredth of the paper's steps must go further each
 
 
 class CLISCTrainer_small(Small, CLISCTrainer):  # noqa: N801
@@ -136,6 +183,14 @@ class CLISCTrainer_small_noS3F(Small, CLISCTrainer_noS3F):  # noqa: N801
 
 class CLISCTrainer_small_noSelfTraining(Small, CLISCTrainer_noSelfTraining):  # noqa: N801
     """Round 1 only on two CPU cores."""
+
+
+class CLISCTrainer_small_scratch(Scratch, CLISCTrainer_small):  # noqa: N801
+    """Ablation on two CPU cores: no phantoms before round 1."""
+
+
+class CLISCTrainer_small_noSelfTraining_scratch(Scratch, CLISCTrainer_small_noSelfTraining):  # noqa: N801
+    """Round 1 only on two CPU cores, no phantoms before it; with masks of its own, plain supervision."""
 
 
 @contextmanager

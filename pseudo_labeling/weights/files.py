@@ -19,6 +19,7 @@ from pseudo_labeling.weights.downloads import fetch, size_of
 from pseudo_labeling.weights.table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 
 EMBEDDED_DIR = Path(__file__).parents[1] / "embedded"
+EMBEDDED: tuple[Role, ...] = ("clip", "sam", "unet")  # what the package carries
 
 State = Literal["ok", "present", "partial", "damaged", "missing"]
 
@@ -192,7 +193,7 @@ def _embedded(role: Role) -> WeightFile:
 
 
 def _known(folder: Path | None) -> list[tuple[WeightFile, Path]]:
-    embedded: list[tuple[WeightFile, Path]] = [(_embedded("clip"), EMBEDDED_DIR), (_embedded("sam"), EMBEDDED_DIR)]
+    embedded = [(_embedded(role), EMBEDDED_DIR) for role in EMBEDDED]
     return embedded + [(weight, folder or cache_dir()) for weight in WEIGHTS]
 
 

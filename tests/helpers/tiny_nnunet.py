@@ -58,6 +58,7 @@ class Quick:
     """Two epochs of a network with a few channels; SAM is replaced, everything else is the real thing."""
 
     network_settings = NetworkSettings(features=(4, 8, 8), patch=(16, 32, 32))
+    start_from_phantoms = False
     epochs = 2
     min_iterations = 3
     cpu_bfloat16 = False

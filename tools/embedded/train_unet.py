@@ -1,13 +1,13 @@
 """Train a start for a small 3D network on phantoms: ``python -m tools.embedded.train_unet --pool DIR -o DIR``.
 
 Strides and upsampling kernels of an nnU-Net follow the patch, which follows the data; one set of weights is trained in
-both forms that thin and thick stacks give it. No trainer begins from it yet.
+both forms that thin and thick stacks give it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from nnunetv2_clisc.training.plans import NetworkSettings, architecture
+from nnunetv2_clisc.training.plans import architecture
+from nnunetv2_clisc.training.start import NETWORK, fitted
 from pseudo_labeling.precision import bfloat16_autocast
 from tools.embedded.training import Run, arguments
 from tools.embedded.volume_pool import load_volume, make_volume_pool
 
 PATCHES = ((16, 96, 96), (32, 96, 96))
-# the channels of `CLISCTrainer_small`, with fewer convolutions where they cost most: two thirds of the time of a step,
-# and a higher Dice on phantoms in equal time
-NETWORK = NetworkSettings(
-    features=(8, 16, 32, 64, 128), first_convolutions=1, decoder_convolutions=1, patch=PATCHES[-1]
-)
 BATCH = {16: 4, 32: 2}  # patches, by their depth
 STRIPPED_MASKED = 0.8  # share of the skull-stripped scans that are normalised inside the head, as nnU-Net mostly does
 logger = logging.getLogger(__name__)
@@ -121,7 +117,9 @@ class Start:
 
 def main() -> None:
     """Train until the time is over, or go on with an interrupted run."""
-    options = arguments(__doc__, minutes=60)
+    options = arguments(
+        __doc__, minutes=60, control="each scan with the mask of another: what is learnt of masks alone"
+    )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(options.seed)
     start = Start()
@@ -139,7 +137,7 @@ def main() -> None:
     losses: list[float] = []
     for rng in run:
         size = PATCHES[int(rng.integers(len(PATCHES)))]
-        images, masks = batch_of(run.training, size, BATCH[size[0]], rng)
+        images, masks = batch_of(run.training, size, BATCH[size[0]], rng, options.control)
         with bfloat16_autocast(run.device):
             outputs = start(images, dict(start.network.named_parameters()))
         loss = start.deep_loss(outputs, masks)
@@ -154,11 +152,16 @@ def batch_of(
     size: tuple[int, ...],
     count: int,
     rng: np.random.Generator,
+    shuffled: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Images and masks `(count, 1, z, y, x)` of random cases."""
+    """Images and masks `(count, 1, z, y, x)` of random cases; `shuffled`, the masks are of other cases."""
     made = []
     for index in rng.integers(len(files), size=count):
-        made.append(patch_of(*normalised(*load_volume(files[int(index)]), rng), size, rng))
+        scan, mask = load_volume(files[int(index)])
+        if shuffled:
+            mask = load_volume(files[int(rng.integers(len(files)))])[1]
+            mask = mask[np.linspace(0, len(mask) - 1, len(scan)).round().astype(int)]
+        made.append(patch_of(*normalised(scan, mask, rng), size, rng))
     both = torch.stack(made)
     return both[:, :1].to(memory_format=torch.channels_last_3d), both[:, 1:]
 
@@ -175,34 +178,6 @@ def measured(start: Start, network: nn.Module, held_out: list[tuple[Tensor, Tens
             total += float(foreground.sum() + mask.sum())
         found[f"dice_{images.shape[2]}"] = 2 * hits / total
     return found
-
-
-def fitted(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the network that upsamples by two on every axis, for one whose plans leave an axis as it is.
-
-    Where an upsampling kernel has one plane instead of two, it gets their mean: a step that no longer doubles an axis
-    then gives the mean of the two planes it would have made.
-
-    Args:
-        weights: by name; of the shapes in `wanted`, but for upsampling kernels with two planes on each axis.
-        wanted: the other network's.
-
-    Returns:
-        One tensor for each name in `wanted`.
-
-    Raises:
-        KeyError, ValueError: another network: a name is missing, or a shape differs elsewhere.
-    """
-    result = {}
-    for name, like in wanted.items():
-        tensor = weights[name]
-        for axis in range(2, tensor.ndim):
-            if like.shape[axis] == 1 and tensor.shape[axis] == 2:
-                tensor = tensor.mean(axis, keepdim=True)
-        if tensor.shape != like.shape:
-            raise ValueError(f"{name}: {tuple(tensor.shape)} instead of {tuple(like.shape)}")
-        result[name] = tensor
-    return result
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ _LOG_SECONDS, _SAVE_SECONDS = 300, 240
 _AVERAGE_DECAY = 0.995  # weights averaged over the last few hundred steps: they generalise better than the last ones
 
 
-def arguments(description: str | None, minutes: float) -> argparse.Namespace:
-    """The command line of both training scripts."""
+def arguments(description: str | None, minutes: float, control: str | None = None) -> argparse.Namespace:
+    """The command line of the training scripts; `control` says what the flag of that name does, where there is one."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=minutes, help="training time, without making the phantoms")
@@ -38,6 +38,8 @@ def arguments(description: str | None, minutes: float) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="safetensors to go on from (default: random weights)")
     parser.add_argument("--rate", type=float, help="peak learning rate (default: what suits random weights)")
     parser.add_argument("--device", default="cpu")
+    if control is not None:
+        parser.add_argument("--control", action="store_true", help=control)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for checkpoint, log and weights")
     return parser.parse_args()
 

@@ -132,6 +132,7 @@ class Thinner(QuickTrainer):
     """A network of other plans."""
 
     network_settings = NetworkSettings(features=(2, 4, 4), patch=(16, 32, 32))
+    start_from_phantoms = False
 
 
 Thinner.__name__ = "QuickTrainer"  # the same output folder

@@ -113,6 +113,7 @@ def test_list_tells_states_apart(cache: Path) -> None:
     assert states == {
         "embedded_clip": "present",
         "embedded_sam": "present",
+        "embedded_unet": "present",
         "a_clip": "present",
         "a_sam": "damaged",
         "a_resnet": "partial",
@@ -128,6 +129,7 @@ def test_verify_reads_what_is_there(cache: Path) -> None:
     assert {name: row.state for name, row in rows.items()} == {
         "embedded_clip": "ok",
         "embedded_sam": "ok",
+        "embedded_unet": "ok",
         "a_clip": "damaged",
         "a_sam": "ok",
     }

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tools.embedded.train_unet import PATCHES, build, fitted, normalised, patch_of
+from tools.embedded.train_unet import PATCHES, normalised, patch_of
 from tools.embedded.volume_pool import HEALTHY_EVERY, load_volume, make_volume_pool, volume
 
 
@@ -46,20 +45,3 @@ def test_stripped_scans_are_cut_to_the_head_and_normalised() -> None:
     assert cut.shape == where.shape == (5, 20, 30)
     assert abs(float(cut.mean())) < 1e-3
     assert abs(float(cut.std()) - 1) < 1e-3
-
-
-def test_weights_fit_both_forms() -> None:
-    """Doubling every axis is the whole form; where an axis stays as it is, a kernel's two planes become their mean."""
-    whole = dict(build((128, 128, 128)).named_parameters())
-    for patch in PATCHES:
-        form = build(patch)
-        own = fitted(whole, dict(form.named_parameters()))
-        changed = {name for name, tensor in own.items() if tensor.shape != whole[name].shape}
-        assert changed
-        assert all("transpconv" in name for name in changed)
-        for name in changed:
-            torch.testing.assert_close(own[name][:, :, 0], whole[name].mean(2))
-        outputs = torch.func.functional_call(form, own, (torch.zeros(1, 1, *patch),))
-        assert outputs[0].shape == (1, 2, *patch)
-    with pytest.raises(ValueError, match=r"instead of"):
-        fitted({name: tensor[:1] for name, tensor in whole.items()}, whole)
