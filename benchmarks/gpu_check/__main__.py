@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check import report
-from benchmarks.gpu_check.parts import BY_NAME, PARTS, SECONDS, Job
+from benchmarks.gpu_check.parts import BY_NAME, PARTS, SECONDS, SMALL_SECONDS, Job
 from benchmarks.gpu_check.running import run_part
 
 
@@ -34,7 +34,8 @@ def main() -> int:
             found: dict[str, Any] = {"status": "not asked", "why": "needs --scans and --masks"}
             found |= {"seconds": 0.0, "limit": 0.0, "result": {}}
         else:
-            seconds = min(options.limit.get(part.name, part.seconds), SECONDS - (time.monotonic() - begin))
+            usual = SMALL_SECONDS if options.small else part.seconds
+            seconds = min(options.limit.get(part.name, usual), SECONDS - (time.monotonic() - begin))
             print(f"{part.name}: {part.title} (at most {max(seconds, 0):.0f} s) ...", flush=True)
             job = Job(options.device, options.small, options.scans, options.masks, seconds)
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:

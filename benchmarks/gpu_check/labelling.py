@@ -26,7 +26,7 @@ def settings_of(small: bool) -> Settings:
         "classifier": {"epochs": EPOCHS, "patience": EPOCHS},
     }
     if small:
-        changes["classifier"] = {"epochs": 1, "patience": 1, "image_size": 32, "backbone": "resnet18"}
+        changes["classifier"] = {"epochs": 1, "patience": 1, "image_size": 32, "backbone": "resnet10t"}
     return Settings().merged(changes)
 
 

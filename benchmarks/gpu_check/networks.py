@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from segment_anything.modeling import ImageEncoderViT, Sam
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from benchmarks.speed.data import phantom
 from benchmarks.speed.encoder import random_vit_b
-from pseudo_labeling.embedded.models import build_embedded_sam
-from pseudo_labeling.run.pipeline import WeightSpecs
 from pseudo_labeling.settings import SliceLabelSettings
-from pseudo_labeling.slice_labels import encode_prompts, log_odds, tumour_probability
 from pseudo_labeling.slices import window_volume
-from pseudo_labeling.weights.models import OPENAI_VOCABULARY, load_clip
+from pseudo_labeling.weights.files import WeightSpecs
 
 SHAPE, SMALL_SHAPE = (24, 240, 240), (12, 64, 64)  # of a scan, (z, y, x) voxels
 
@@ -34,16 +28,18 @@ def slices(count: int, small: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sam_of_random_weights(small: bool, device: str) -> Sam:
-    """A ViT-B; small: a ViT of two layers for images of 128 pixels."""
+    """A ViT-B; small: one of two layers for images of 128 pixels."""
     if not small:
         return random_vit_b(device)
     torch.manual_seed(0)
-    model = copy.deepcopy(build_embedded_sam())
-    model.image_encoder = ImageEncoderViT(
-        depth=2, embed_dim=64, img_size=256, norm_layer=partial(nn.LayerNorm, eps=1e-6), num_heads=2, patch_size=8,
-        use_rel_pos=True, global_attn_indexes=(1,), window_size=7, out_chans=128,
+    side, width = 128, 32
+    encoder = ImageEncoderViT(
+        depth=2, embed_dim=64, img_size=side, norm_layer=partial(nn.LayerNorm, eps=1e-6), num_heads=2, patch_size=8,
+        use_rel_pos=True, global_attn_indexes=(1,), window_size=7, out_chans=width,
     )  # fmt: skip
-    return model.to(device).eval()
+    prompts = PromptEncoder(width, (side // 8, side // 8), (side, side), mask_in_chans=4)
+    two_way = TwoWayTransformer(depth=1, embedding_dim=width, mlp_dim=width, num_heads=2)
+    return Sam(encoder, prompts, MaskDecoder(transformer_dim=width, transformer=two_way)).to(device).eval()
 
 
 def random_weights(folder: Path, small: bool) -> WeightSpecs:
@@ -52,6 +48,12 @@ def random_weights(folder: Path, small: bool) -> WeightSpecs:
     A random CLIP takes nearly all slices for one class. Its image tower is turned round where that is *normal*, so that
     Otsu's threshold finds slices of both classes in a scan: else there is nothing for a classifier to learn.
     """
+    import open_clip  # here, so that the encoder is measured where it is missing
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    from pseudo_labeling.slice_labels import encode_prompts, log_odds, tumour_probability
+    from pseudo_labeling.weights.models import OPENAI_VOCABULARY, load_clip
+
     torch.manual_seed(0)
     if small:
         vision = CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64)

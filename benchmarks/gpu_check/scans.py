@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ import torch
 from benchmarks.gpu_check.parts import Job, Save
 from benchmarks.speed.data import EMBEDDED, embedded_settings
 from benchmarks.speed.measure import Clock, wait_for
+from benchmarks.speed.training import threads_for_processes
 from dataset_conversion.errors import UserError
 
 DATASET, NAME = 501, "Dataset501_Check"
 HELD_OUT, VALIDATION = 0.2, 0.1  # of the cases, drawn with a fixed seed; at least one each
-ROUND_SHARE = 0.3  # of the time left that each round may train; S3F, two predictions and the ends of epochs need the rest
+ROUND_SHARE = (
+    0.3  # of the time left that each round may train; S3F, two predictions and the ends of epochs need the rest
+)
 STEPS = 10  # timed, after three
 
 
@@ -81,7 +84,7 @@ def _environment(root: Path, job: Job) -> None:
         (root / kind).mkdir()
         os.environ[f"nnUNet_{kind}"] = str(root / kind)
     os.environ["nnUNet_compile"] = "f"  # compiling takes longer than it would save here
-    os.environ["nnUNet_n_proc_DA"] = "0" if job.small else str(max(min(cores - 2, 12), 1))
+    os.environ["nnUNet_n_proc_DA"] = str(max(min(cores - 2, 12), 1))
     os.environ["nnUNet_def_n_proc"] = "1" if job.small else str(min(cores, 8))
 
 
@@ -94,7 +97,9 @@ def _convert(job: Job, root: Path) -> dict[str, list[str]]:
         raise UserError("--scans, --masks: name both folders")
     cases = sorted(list_volumes(Path(job.scans), extensions=(*EXTENSIONS, *TIFF)))
     if len(cases) < 4:
-        raise UserError(f"--scans {job.scans}: holds {len(cases)} scans; at least 4 are needed to train and to hold out")
+        raise UserError(
+            f"--scans {job.scans}: holds {len(cases)} scans; at least 4 are needed to train and to hold out"
+        )
     order = [cases[number] for number in np.random.default_rng(0).permutation(len(cases))]
     test, val = (max(round(share * len(cases)), 1) for share in (HELD_OUT, VALIDATION))
     split = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
@@ -122,8 +127,12 @@ def _preprocess(job: Job) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
     processes = int(os.environ["nnUNet_def_n_proc"])
-    extract_fingerprints([DATASET], num_processes=processes)
-    preprocess([DATASET], plan_experiments([DATASET]), configurations=["3d_fullres"], num_processes=[processes])
+    with threads_for_processes() if job.small else nullcontext():
+        extract_fingerprints([DATASET], num_processes=processes)
+        plans = plan_experiments([DATASET])
+        preprocess([DATASET], plans, configurations=["3d_fullres"], num_processes=[processes])
+    if job.small:
+        os.environ["nnUNet_n_proc_DA"] = "0"  # augmentation in this process; planning refuses a 0
 
 
 def _trainer(root: Path, job: Job, kind: Any) -> Any:
@@ -181,6 +190,7 @@ def _scored(root: Path, job: Job, number: int) -> dict[str, float]:
     from nnunetv2_clisc.scoring.folders import evaluated
 
     predictions = root / f"predictions_{number}"
+    predictions.mkdir()
     predictor = nnUNetPredictor(use_mirroring=not job.small, device=torch.device(job.device), allow_tqdm=False)
     model = root / "results" / NAME / "CLISCTrainer__nnUNetPlans__3d_fullres"
     checkpoint = f"round_{number}/checkpoint_final.pth" if number == 1 else "checkpoint_final.pth"

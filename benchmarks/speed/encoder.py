@@ -13,9 +13,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
 from benchmarks.speed.data import phantom
-from benchmarks.speed.figures import save_mask_figure
 from benchmarks.speed.measure import timed
-from benchmarks.speed.one_by_one import predicted
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
@@ -30,6 +28,9 @@ def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
         repeats: the median of them counts.
         device: of both ways.
     """
+    from benchmarks.speed.figures import save_mask_figure  # what draws is not needed for the rest of this file
+    from benchmarks.speed.one_by_one import predicted
+
     volume, mask = phantom(0, (24, 240, 240))
     images = window_volume(volume)
     prompts = prompts_from_roi(mask, images, PromptSettings(margin=10), 1.0)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -51,13 +57,21 @@ def plan(root: Path, shape: tuple[int, int, int]) -> Planned:
 
     dataset = raw_dataset(root / "raw" / NAME, 4, shape, masks=True)
     cases = [f"case_{number:03d}" for number in range(4)]
-    extract_fingerprints([511], num_processes=1)
-    identifier = plan_experiments([511])
-    preprocess([511], identifier, configurations=["3d_fullres"], num_processes=[1])
+    with threads_for_processes():
+        extract_fingerprints([511], num_processes=1)
+        identifier = plan_experiments([511])
+        preprocess([511], identifier, configurations=["3d_fullres"], num_processes=[1])
     folder = root / "preprocessed" / NAME
     (folder / "splits_final.json").write_text(json.dumps([{"train": cases[:3], "val": cases[3:]}]))
     plans = json.loads((folder / f"{identifier}.json").read_text())
     return Planned(plans, json.loads((dataset / "dataset.json").read_text()))
+
+
+@contextmanager
+def threads_for_processes() -> Iterator[None]:
+    """Inside, nnU-Net's pools of processes are threads: a process takes longer to start than a few small scans take."""
+    with mock.patch.object(multiprocessing, "get_context", return_value=SimpleNamespace(Pool=ThreadPool)):
+        yield
 
 
 def both_trainers(planned: Planned, network: Any, device: str) -> tuple[Any, Any]:
