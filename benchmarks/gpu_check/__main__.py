@@ -34,8 +34,12 @@ def main() -> int:
             found: dict[str, Any] = {"status": "not asked", "why": "needs --scans and --masks"}
             found |= {"seconds": 0.0, "limit": 0.0, "result": {}}
         else:
-            usual = SMALL_SECONDS if options.small else part.seconds
-            seconds = min(options.limit.get(part.name, usual), SECONDS - (time.monotonic() - begin))
+            usual, left = (
+                (SMALL_SECONDS, SMALL_SECONDS)
+                if options.small
+                else (part.seconds, SECONDS - (time.monotonic() - begin))
+            )
+            seconds = min(options.limit.get(part.name, usual), left)
             print(f"{part.name}: {part.title} (at most {max(seconds, 0):.0f} s) ...", flush=True)
             job = Job(options.device, options.small, options.scans, options.masks, seconds)
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:

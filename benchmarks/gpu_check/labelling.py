@@ -36,7 +36,7 @@ def measure(job: Job, save: Save) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         specs = random_weights(folder, job.small)
-        dataset = raw_dataset(folder / "Dataset501_Check", 3 if job.small else 12, SMALL_SHAPE if job.small else SHAPE)
+        dataset = raw_dataset(folder / "Dataset501_Check", 2 if job.small else 12, SMALL_SHAPE if job.small else SHAPE)
         if job.cuda:  # the device is up before the clock runs
             torch.nn.Conv2d(3, 8, 3).cuda()(torch.zeros(1, 3, 32, 32, device="cuda"))
         ours = label(dataset, settings, specs, job.device)

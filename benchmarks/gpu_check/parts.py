@@ -9,7 +9,7 @@ from typing import Any
 
 Save = Callable[[dict[str, Any]], None]
 SECONDS = 530  # of everything, so that it ends within nine minutes; a part gets what is left where that is less
-SMALL_SECONDS = 180  # of a part of a small run, which takes seconds where the machine has nothing else to do
+SMALL_SECONDS = 600  # of a part of a small run, which takes seconds where the machine has nothing else to do
 
 
 @dataclass(frozen=True)

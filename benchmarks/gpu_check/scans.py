@@ -1,6 +1,6 @@
 """CLISC on a folder of scans, in as many minutes as there are: labels, round 1, S3F, round 2, each scored.
 
-Masks are opened only to score: by `convert`, which puts those of the held-out cases beside the dataset, and by `evaluate`.
+Masks are opened only to score: by `convert`, which puts those of the held-out cases aside, and by `evaluate`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from dataset_conversion.errors import UserError
 
 DATASET, NAME = 501, "Dataset501_Check"
 HELD_OUT, VALIDATION = 0.2, 0.1  # of the cases, drawn with a fixed seed; at least one each
-ROUND_SHARE = (
-    0.3  # of the time left that each round may train; S3F, two predictions and the ends of epochs need the rest
-)
+ROUND_SHARE = 0.3  # of the time left that each round may train; S3F and two predictions need the rest
 STEPS = 10  # timed, after three
 
 
@@ -97,9 +95,7 @@ def _convert(job: Job, root: Path) -> dict[str, list[str]]:
         raise UserError("--scans, --masks: name both folders")
     cases = sorted(list_volumes(Path(job.scans), extensions=(*EXTENSIONS, *TIFF)))
     if len(cases) < 4:
-        raise UserError(
-            f"--scans {job.scans}: holds {len(cases)} scans; at least 4 are needed to train and to hold out"
-        )
+        raise UserError(f"--scans {job.scans}: holds {len(cases)} scans; give 4 or more, to train and to hold out")
     order = [cases[number] for number in np.random.default_rng(0).permutation(len(cases))]
     test, val = (max(round(share * len(cases)), 1) for share in (HELD_OUT, VALIDATION))
     split = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}

@@ -33,7 +33,7 @@ def measure(job: Job, save: Save) -> dict[str, Any]:
             os.environ["nnUNet_compile"] = "t" if kind == "compiled" else "f"
             with mock.patch.object(torch, "compile", _compile(job)):
                 if job.small and kind == "compiled":
-                    with mock.patch.object(nnUNetTrainer, "_do_i_compile", lambda _: True):
+                    with mock.patch.object(nnUNetTrainer, "_do_i_compile", return_value=True):
                         both = both_trainers(planned, network, job.device)
                 else:
                     both = both_trainers(planned, network, job.device)
