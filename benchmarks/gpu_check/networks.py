@@ -16,7 +16,7 @@ from pseudo_labeling.settings import SliceLabelSettings
 from pseudo_labeling.slices import window_volume
 from pseudo_labeling.weights.files import WeightSpecs
 
-SHAPE, SMALL_SHAPE = (24, 240, 240), (8, 64, 64)  # of a scan, (z, y, x) voxels
+SHAPE, SMALL_SHAPE = (16, 240, 240), (8, 64, 64)  # of a scan, (z, y, x) voxels
 
 
 def slices(count: int, small: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -49,10 +49,10 @@ class Part:
 
 
 PARTS = (
-    Part("encoder", "SAM ViT-B's image encoder", 90),
-    Part("trainers", "A step of CLISCTrainer against one of nnUNetTrainer", 100),
-    Part("labelling", "Labelling, ours against one slice at a time", 130),
-    Part("stages", "Slices a second of single stages", 40),
-    Part("scans", "CLISCTrainer on scans, scored against masks", 180),
+    Part("encoder", "SAM ViT-B's image encoder", 85),
+    Part("trainers", "A step of CLISCTrainer against one of nnUNetTrainer", 95),
+    Part("labelling", "Labelling, ours against one slice at a time", 140),
+    Part("stages", "Slices a second of single stages", 50),
+    Part("scans", "CLISCTrainer on scans, scored against masks", 170),
 )
 BY_NAME = {part.name: part for part in PARTS}

@@ -25,7 +25,7 @@ from pseudo_labeling.weights.models import load_clip, load_sam
 def measure(job: Job, save: Save) -> dict[str, Any]:
     """Rates with networks loaded and warm; CLIP's and SAM's include resizing on the CPU, as labelling does."""
     settings = settings_of(job.small).merged({"classifier": {"epochs": 3, "patience": 3}})
-    images, lesion = slices(8 if job.small else 240, job.small)
+    images, lesion = slices(8 if job.small else 128, job.small)
     result: dict[str, Any] = {"slices": len(images), "slices_per_second": {}}
     rates = result["slices_per_second"]
     with tempfile.TemporaryDirectory() as name:
