@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # from Python 3.12 on coverage can have the interpreter tell it what runs, which costs less
 COVERAGE_CORE ?= $(shell $(PYTHON) -c "import sys; print('sysmon' if sys.version_info >= (3, 12) else 'ctrace')")
 
-.PHONY: setup test test-slow slurm-test browser-test bench kill-test fuzz demo architecture lint clean
+.PHONY: setup test test-slow slurm-test browser-test bench gpu-check kill-test fuzz demo architecture lint clean
 
 setup: $(VENV)/.ready
 
@@ -39,6 +39,13 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.bench -o bench.json
+
+# on a machine with a CUDA GPU, within nine minutes; a machine where `make setup` cannot fetch anything: GPU_PYTHON=python3
+# DEVICE=cpu SMALL=1 shows in a minute that every part runs; SCANS=DIR MASKS=DIR trains on them too; docs/speed.md
+GPU_PYTHON ?= $(BIN)/python
+gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),setup)
+	$(GPU_PYTHON) -m benchmarks.gpu_check --device $(or $(DEVICE),cuda) $(if $(SMALL),--small) \
+	$(if $(SCANS),--scans $(SCANS)) $(if $(MASKS),--masks $(MASKS)) $(ARGS)
 
 # about half an hour, and a minute or two, on 2 cores; docs/reliability.md
 kill-test: setup

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from dataset_conversion.files import write_json
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.presets import PRESETS
-from pseudo_labeling.run.pipeline import WeightSpecs
 from pseudo_labeling.settings import Settings
+from pseudo_labeling.weights.files import WeightSpecs
 
 EMBEDDED = WeightSpecs("embedded", "embedded", "none")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
 from benchmarks.speed.data import phantom
-from benchmarks.speed.figures import save_mask_figure
-from benchmarks.speed.measure import wait_for
-from benchmarks.speed.one_by_one import predicted
+from benchmarks.speed.measure import timed
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings
@@ -32,12 +28,15 @@ def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
         repeats: the median of them counts.
         device: of both ways.
     """
+    from benchmarks.speed.figures import save_mask_figure  # what draws is not needed for the rest of this file
+    from benchmarks.speed.one_by_one import predicted
+
     volume, mask = phantom(0, (24, 240, 240))
     images = window_volume(volume)
     prompts = prompts_from_roi(mask, images, PromptSettings(margin=10), 1.0)
     chosen = [z for z, p in enumerate(prompts) if p is not None][:slices]
     asked = [p if z in chosen else None for z, p in enumerate(prompts)]
-    original = _random_vit_b(device)
+    original = random_vit_b(device)
     segmenter = SamSegmenter(copy.deepcopy(original), device=device)
     predictor = SamPredictor(original)
     ours, theirs, ours_masks, theirs_masks = ([] for _ in range(4))
@@ -65,14 +64,14 @@ def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
             for warm in (encode_ours, encode_theirs, mask_theirs, lambda: segmenter.masks(images, asked)):
                 warm()
         for _ in range(repeats):
-            seconds, expected = _timed(encode_theirs, device)
+            seconds, expected = timed(encode_theirs, device)
             theirs.append(seconds / len(chosen))
-            seconds, found = _timed(encode_ours, device)
+            seconds, found = timed(encode_ours, device)
             ours.append(seconds / len(chosen))
             apart = float((found - expected).norm() / expected.norm())
         for _ in range(repeats if device.startswith("cuda") else 1):
-            theirs_masks.append(_timed(mask_theirs, device)[0] / len(chosen))
-            ours_masks.append(_timed(lambda: segmenter.masks(images, asked), device)[0] / len(chosen))
+            theirs_masks.append(timed(mask_theirs, device)[0] / len(chosen))
+            ours_masks.append(timed(lambda: segmenter.masks(images, asked), device)[0] / len(chosen))
     result = {
         "encode_ratio": float(np.median(theirs) / np.median(ours)),
         "mask_ratio": float(np.median(theirs_masks) / np.median(ours_masks)),
@@ -91,7 +90,8 @@ def compare(slices: int, repeats: int, device: str) -> dict[str, Any]:
     return result
 
 
-def _random_vit_b(device: str) -> Sam:
+def random_vit_b(device: str) -> Sam:
+    """A SAM ViT-B of random weights; those that begin at zero too, else attention would be plain."""
     torch.manual_seed(0)
     model = sam_model_registry["vit_b"]()
     for name, parameter in model.image_encoder.named_parameters():
@@ -100,31 +100,32 @@ def _random_vit_b(device: str) -> Sam:
     return model.to(device).eval()
 
 
-def _timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    wait_for(device)
-    start = time.perf_counter()
-    result = work()
-    wait_for(device)
-    return time.perf_counter() - start, result
+def _peak_share(model: Sam, slices_per_second: float, device: str) -> dict[str, float]:
+    """The encoder's arithmetic against the fastest bfloat16 matrix product measured here."""
+    flop, peak = encoder_flop(model, device), bfloat16_peak(device)
+    return {
+        "encoder_tflop_per_slice": flop / 1e12,
+        "bfloat16_peak_tflops": peak / 1e12,
+        "share_of_bfloat16_peak": flop * slices_per_second / peak,
+    }
 
 
 @torch.inference_mode()
-def _peak_share(model: Sam, slices_per_second: float, device: str) -> dict[str, float]:
-    """The encoder's arithmetic against the fastest bfloat16 matrix product measured here."""
+def encoder_flop(model: Sam, device: str) -> float:
+    """Floating point operations of SAM's encoder for one slice; of the original one, whose attention can be counted."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     side = model.image_encoder.img_size
     with counter:
         model.image_encoder(torch.zeros(1, 3, side, side, device=device))
-    edge = 8192
+    return float(counter.get_total_flops())
+
+
+@torch.inference_mode()
+def bfloat16_peak(device: str, edge: int = 8192) -> float:
+    """Floating point operations a second of the fastest of twenty products of two square bfloat16 matrices."""
     a, b = (torch.randn(edge, edge, dtype=torch.bfloat16, device=device) for _ in range(2))
     a @ b
-    fastest = min(_timed(lambda: a @ b, device)[0] for _ in range(20))
-    peak = 2 * edge**3 / fastest
-    flops = counter.get_total_flops()
-    return {
-        "encoder_tflop_per_slice": flops / 1e12,
-        "bfloat16_peak_tflops": peak / 1e12,
-        "share_of_bfloat16_peak": flops * slices_per_second / peak,
-    }
+    fastest = min(timed(lambda: a @ b, device)[0] for _ in range(20))
+    return float(2 * edge**3 / fastest)

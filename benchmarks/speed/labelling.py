@@ -13,8 +13,9 @@ import numpy as np
 from benchmarks.speed.data import EMBEDDED, embedded_settings, raw_dataset
 from benchmarks.speed.measure import Clock, in_process
 from nnunetv2_clisc.scoring.metrics import dice
-from pseudo_labeling.run.pipeline import PseudoLabeling
+from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import Workspace
+from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import read_slices, read_squares
 
 
@@ -36,10 +37,10 @@ def compare(cases: int, shape: tuple[int, int, int], epochs: int | None, device:
         dataset = raw_dataset(folder / "Dataset501_Bench", cases, shape)
         again = folder / "Dataset502_Again"
         shutil.copytree(dataset, again)
-        before, peak = in_process(_label, dataset, epochs, device)
-        theirs, their_peak = in_process(_one_by_one, dataset, folder, epochs, device)
-        after, later_peak = in_process(_label, again, epochs, device)
-        agreement = _mean_dice(Workspace(dataset), Workspace(folder / "one_by_one"))
+        before, peak = in_process(label, dataset, settings, EMBEDDED, device)
+        theirs, their_peak = in_process(one_by_one, dataset, folder, settings, EMBEDDED, device)
+        after, later_peak = in_process(label, again, settings, EMBEDDED, device)
+        agreement = mean_dice(Workspace(dataset), Workspace(folder / "one_by_one"))
     from benchmarks.speed.one_by_one import NOT_NEEDED
 
     ours = {kind: {name: (before[kind][name] + after[kind][name]) / 2 for name in before[kind]} for kind in before}
@@ -70,7 +71,7 @@ def scaling(base: int, shape: tuple[int, int, int], epochs: int | None, device: 
     for factor in (1, 2, 4, 8):
         with tempfile.TemporaryDirectory() as name:
             dataset = raw_dataset(Path(name) / "Dataset501_Bench", base * factor, shape)
-            result, peak = in_process(_label, dataset, epochs, device)
+            result, peak = in_process(label, dataset, embedded_settings(epochs), EMBEDDED, device)
         row = {"cases": base * factor, "seconds": sum(result["seconds"].values()), "peak_memory_gib": peak / 2**30}
         print(f"  {row['cases']} cases: {row['seconds']:.1f} s, {row['peak_memory_gib']:.2f} GiB", flush=True)
         rows.append(row)
@@ -80,10 +81,10 @@ def scaling(base: int, shape: tuple[int, int, int], epochs: int | None, device: 
     return {"time_exponent": float(exponent), "memory_growth": memory[-1] / memory[0], "rows": rows, "shape": shape}
 
 
-def _label(dataset: Path, epochs: int | None, device: str) -> dict[str, Any]:
+def label(dataset: Path, settings: Settings, specs: WeightSpecs, device: str) -> dict[str, Any]:
     """Label a dataset; seconds of the stages and slices a second in each."""
     clock = Clock(device)
-    run = PseudoLabeling(dataset, embedded_settings(epochs), EMBEDDED, device=device, overlay_every=4)
+    run = PseudoLabeling(dataset, settings, specs, device=device, overlay_every=4)
     with clock.timed("slice labels"):
         run.slice_labels(run.cases)
     with clock.timed("classifier"):
@@ -102,16 +103,18 @@ def _label(dataset: Path, epochs: int | None, device: str) -> dict[str, Any]:
     for case in run.cases:
         read_slices(Workspace(dataset).image(case))
     rates["reading and windowing"] = slices / (time.perf_counter() - start)
-    return {"seconds": clock.seconds, "slices_per_second": rates}
+    return {"seconds": clock.seconds, "slices_per_second": rates, "slices": slices, "prompted_slices": prompted}
 
 
-def _one_by_one(dataset: Path, folder: Path, epochs: int | None, device: str) -> dict[str, float]:
+def one_by_one(dataset: Path, folder: Path, settings: Settings, specs: WeightSpecs, device: str) -> dict[str, float]:
+    """The same labels the public code's way; needs what :func:`label` left in the dataset. Seconds of each step."""
     from benchmarks.speed.one_by_one import label_one_by_one
 
-    return label_one_by_one(dataset, folder, embedded_settings(epochs), device)
+    return label_one_by_one(dataset, folder, settings, specs, device)
 
 
-def _mean_dice(first: Workspace, second: Workspace) -> float:
+def mean_dice(first: Workspace, second: Workspace) -> float:
+    """How alike the labels of two datasets are."""
     found = []
     for case in first.cases():
         found.append(dice(*(read_squares(files.label(case)) for files in (first, second)), both_empty=1.0))

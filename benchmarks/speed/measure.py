@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,29 @@ def machine(device: str) -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "device": device,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
     }
     if device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name()
         facts["cuda"] = torch.version.cuda
     return facts
+
+
+def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Seconds until the device has done what a call gave it to do, and the call's result."""
+    wait_for(device)
+    start = time.perf_counter()
+    result = work()
+    wait_for(device)
+    return time.perf_counter() - start, result
+
+
+def _version(name: str) -> str | None:
+    """Of an installed package; None for our own where it runs from the repository without being installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

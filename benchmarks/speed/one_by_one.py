@@ -1,6 +1,6 @@
 """The public code's way through the same work: one slice at a time in float32, a figure for each.
 
-Public code: github.com/HiLab-git/CLISC, `train/`, commit 7a85350. What it does is done here with the embedded networks
+Public code: github.com/HiLab-git/CLISC, `train/`, commit 7a85350. What it does is done here with our networks
 and our settings, so that both ways find the same. What the result does not need is clocked apart (`NOT_NEEDED`):
 
 - `step0_get_clip_label.py` gives CLIP both prompts again with every slice;
@@ -29,7 +29,6 @@ from pytorch_grad_cam import LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from segment_anything import SamPredictor
 
-from benchmarks.speed.data import EMBEDDED
 from benchmarks.speed.figures import save_cam_figure, save_mask_figure
 from benchmarks.speed.measure import Clock
 from pseudo_labeling import classifier as classifier_module
@@ -39,7 +38,7 @@ from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.roi import large_components, roi_from_cam
 from pseudo_labeling.run import cam_pass
 from pseudo_labeling.run.classifier_files import AMDA, RAW, final_pass
-from pseudo_labeling.run.pipeline import PseudoLabeling
+from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
 from pseudo_labeling.run.workspace import ENDING, Workspace
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import read_slices, read_squares, write_mask
@@ -48,7 +47,9 @@ from pseudo_labeling.weights import models
 NOT_NEEDED = ("prompts again", "asking first", "CAM figures")
 
 
-def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: str) -> dict[str, float]:
+def label_one_by_one(
+    labelled: Path, folder: Path, settings: Settings, specs: WeightSpecs, device: str
+) -> dict[str, float]:
     """Label a dataset again whose labels are there already, with the same slice labels and the same ROIs.
 
     Both ways then prompt the same slices with the same prompts, and their masks can be compared. Training takes the
@@ -58,12 +59,13 @@ def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: s
         labelled: raw dataset with the results of the batched way.
         folder: where a copy and the labels of this way go.
         settings: of both ways.
+        specs: weights of both ways.
         device: of both ways.
 
     Returns:
         Seconds of each step.
     """
-    way = OneByOne(settings, device, folder / "figures")
+    way = OneByOne(settings, specs, device, folder / "figures")
     copy = folder / "one_by_one"
     shutil.copytree(labelled, copy, ignore=lambda where, names: set(names) & {"labelsTr", "overlays"})
     (copy / "labelsTr").mkdir()
@@ -73,7 +75,7 @@ def label_one_by_one(labelled: Path, folder: Path, settings: Settings, device: s
     with way.clock.timed("loading"):
         way.load()
     with way.clock.timed("classifier"), way.training(_epochs(done)):
-        PseudoLabeling(copy, settings, EMBEDDED, device=device).classifier()
+        PseudoLabeling(copy, settings, specs, device=device).classifier()
     final = final_pass(settings.amda.alpha)
     trained, _ = build_classifier(settings.classifier, way.clip, None, settings.seed)
     trained.load_state_dict(torch.load(files.root / "classifier" / f"{final}.pt", weights_only=True))
@@ -99,12 +101,14 @@ class OneByOne:
 
     Args:
         settings: of the labelling.
+        specs: its weights.
         device: where to compute.
         figures: folder for the figures.
     """
 
-    def __init__(self, settings: Settings, device: str, figures: Path) -> None:
+    def __init__(self, settings: Settings, specs: WeightSpecs, device: str, figures: Path) -> None:
         self.settings = settings
+        self.specs = specs
         self.device = device
         self.figures = figures
         self.clock = Clock(device)
@@ -113,10 +117,10 @@ class OneByOne:
 
     def load(self) -> None:
         """Load both networks."""
-        self.clip = models.load_clip("embedded", self.device)
+        self.clip = models.load_clip(self.specs.clip, self.device)
         prompts = [self.settings.slice_labels.normal_prompt, self.settings.slice_labels.tumour_prompt]
         self._tokens = self.clip.tokenizer(prompts).to(self.device)
-        self._predictor = SamPredictor(models.load_sam("embedded", self.device).model)
+        self._predictor = SamPredictor(models.load_sam(self.specs.sam, self.device).model)
 
     @contextmanager
     def training(self, epochs: list[int]) -> Iterator[None]:

@@ -1,0 +1,1 @@
+"""What measures the project; run from the repository's root, not installed."""
