@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, pairwise
 from types import TracebackType
@@ -14,18 +14,21 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
-def made_ahead(items: Iterable[Work], make: Callable[[Work], Result], depth: int = 1) -> Iterator[Result]:
+def made_ahead(
+    items: Iterable[Work], make: Callable[[Work], Result], depth: int = 1, threads: int = 1
+) -> Generator[Result, None, None]:
     """What `make` returns for each item, in order, made in a thread while the caller works on an earlier one.
 
     SimpleITK, Pillow, NumPy and zlib let other threads run, so a thread is enough, and nothing has to be copied.
 
     Args:
-        items: what to make.
+        items: what to make; they are taken in the caller's thread.
         make: called in the thread, one item at a time; what it raises is raised in the item's turn.
         depth: at most this many results are made or wait beside the one in use.
+        threads: at most this many items are in the making.
     """
     todo = iter(items)
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
         waiting = deque(pool.submit(make, item) for item in islice(todo, depth))
         try:
             while waiting:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
-from torch import distributed as dist
 
 from dataset_conversion.errors import UserError, one_line_errors
 from nnunetv2_clisc.training.checkpoints import read_checkpoint
@@ -249,9 +249,9 @@ class SelfTraining(SafeCheckpoints):
         """The fold's data, with this trainer's split."""
         return FoldData.of(self)
 
-    @property
+    @cached_property
     def _ranks(self) -> Ranks:
-        return Ranks(self.local_rank, dist.get_world_size() if self.is_ddp else 1)
+        return Ranks.of_training() if self.is_ddp else Ranks()
 
     def _state(self) -> State:
         self._ranks.barrier()

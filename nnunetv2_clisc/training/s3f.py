@@ -24,7 +24,7 @@ from nnunetv2_clisc.scoring.metrics import dice
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.run.overlays import save_overlay
 from pseudo_labeling.settings import PromptSettings, WindowSettings
-from pseudo_labeling.slices import Scan, axial_slices, read_scan, write_mask
+from pseudo_labeling.slices import Grid, read_slices, write_mask
 
 Segment = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 """Images `(z, y, x)` uint8, a ROI `(z, y, x)` bool and the edge of their square pixels in mm to SAM's masks, bool."""
@@ -38,6 +38,21 @@ class Agreement:
     predicted_voxels: int
     sam_voxels: int | None = None
     similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What SAM is shown of one case.
+
+    Attributes:
+        grid: of the scan.
+        images: `(z, y, x)` uint8 at square pixels.
+        prediction: `(z, y, x)` bool on the scan's own grid.
+    """
+
+    grid: Grid
+    images: np.ndarray
+    prediction: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,23 +74,39 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
     return dice(first, second, both_empty=0.0)
 
 
-def compare_case(
-    case: str, image: Path, prediction: Path, sam_mask: Path, window: WindowSettings, segment: Segment
-) -> Agreement:
+def read_shown(image: Path, prediction: Path, window: WindowSettings) -> Shown:
+    """Read what SAM is shown of one case.
+
+    Args:
+        image: the raw scan.
+        prediction: the network's mask on the raw scan's grid.
+        window: the window that the first pass showed to SAM.
+
+    Raises:
+        UserError: the scan is missing, unreadable, or of another shape than its prediction.
+    """
+    if not image.is_file():
+        raise UserError(f"{image}: the scan is missing; S3F shows it to SAM, so put it back")
+    grid, images = read_slices(image, window)
+    roi = grid.stack_from_image(sitk.ReadImage(str(prediction)))
+    if roi.shape != grid.shape:
+        raise UserError(f"{image}: {grid.shape} voxels, but its prediction has {roi.shape}; preprocess again")
+    return Shown(grid, images, roi)
+
+
+def compare_case(case: str, shown: Shown, sam_mask: Path, segment: Segment) -> Agreement:
     """Prompt SAM from one prediction, write its mask on the scan's grid, and measure how similar the two are.
 
     Args:
         case: name of the case.
-        image: the raw scan.
-        prediction: the network's mask on the raw scan's grid.
+        shown: its scan and prediction.
         sam_mask: file to write.
-        window: the window that the first pass showed to SAM.
         segment: SAM with the first pass's prompts.
     """
-    scan, roi = _scan_and_mask(image, prediction)
-    squares = segment(axial_slices(scan, window, image), scan.squares(roi), scan.pixel_mm)
-    write_mask(scan, squares, sam_mask)
-    mask = scan.from_squares(squares)
+    grid, roi = shown.grid, shown.prediction
+    squares = segment(shown.images, grid.squares(roi), grid.pixel_mm)
+    write_mask(grid, squares, sam_mask)
+    mask = grid.from_squares(squares)
     return Agreement(case, int(roi.sum()), int(mask.sum()), similarity(roi, mask))
 
 
@@ -185,20 +216,10 @@ def draw_case(
     prompts: PromptSettings,
 ) -> None:
     """Draw a dropped case for review: image, prediction with prompts, SAM's mask."""
-    scan, roi = _scan_and_mask(image, prediction)
-    images, roi = axial_slices(scan, window, image), scan.squares(roi)
-    mask = scan.squares(scan.stack_from_image(sitk.ReadImage(str(sam_mask))))
-    asked = prompts_from_roi(roi, images, prompts, scan.pixel_mm)
+    shown = read_shown(image, prediction, window)
+    grid, images, roi = shown.grid, shown.images, shown.grid.squares(shown.prediction)
+    mask = grid.squares(grid.stack_from_image(sitk.ReadImage(str(sam_mask))))
+    asked = prompts_from_roi(roi, images, prompts, grid.pixel_mm)
     title = f"{decision.agreement.case}: {decision.reason} (similarity {decision.agreement.similarity or 0:.3f})"
     with style.context("default"):  # nnU-Net's progress.png leaves its own fonts and colours behind
         save_overlay(picture, images, roi=roi, prompts=asked, mask=mask, title=title)
-
-
-def _scan_and_mask(image: Path, prediction: Path) -> tuple[Scan, np.ndarray]:
-    if not image.is_file():
-        raise UserError(f"{image}: the scan is missing; S3F shows it to SAM, so put it back")
-    scan = read_scan(image)
-    roi = scan.stack_from_image(sitk.ReadImage(str(prediction)))
-    if roi.shape != scan.volume.shape:
-        raise UserError(f"{image}: {scan.volume.shape} voxels, but its prediction has {roi.shape}; preprocess again")
-    return scan, roi

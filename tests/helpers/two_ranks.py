@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,22 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from torch import distributed as dist
 from torch import multiprocessing
+from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_clisc.training import relabel
 from nnunetv2_clisc.training.fold import State
 from nnunetv2_clisc.training.s3f import Segment
 from tests.helpers.tiny_nnunet import QuickTrainer, TinyDataset, by_brightness
 
+IMPATIENCE, OTHERWISE = timedelta(seconds=1), timedelta(minutes=30)  # how long torch's own collectives wait
+
 
 class RankTrainer(QuickTrainer):
-    """Notes how many cases and which stages its rank went through."""
+    """Notes how many cases and which stages its rank went through; in S3F, rank 1 is late or dies.
+
+    While it is late, torch's own collectives would give up, as NCCL's do after ten minutes.
+    """
 
     def __init__(self, plans: Any, configuration: str, fold: int, dataset_json: Any, device: Any = None) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -31,12 +41,19 @@ class RankTrainer(QuickTrainer):
 
     def _advance(self, state: State) -> State:
         state = super()._advance(state)
+        distributed_c10d._set_pg_timeout(OTHERWISE)
         self.stages.append(state.stage)
         return state
 
     def build_segmenter(self) -> Segment:
+        distributed_c10d._set_pg_timeout(IMPATIENCE)
+
         def segment(images: np.ndarray, roi: np.ndarray, pixel_mm: float) -> np.ndarray:
             self.segmented += 1
+            if self.local_rank == 1:
+                if os.environ.get("RANK_1") == "dies":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(2 * IMPATIENCE.total_seconds())
             return by_brightness(images, roi, pixel_mm)
 
         return segment
@@ -52,9 +69,12 @@ def rank_main(rank: int, root: str, meeting: str) -> None:
     nnunet_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
     trainer = TinyDataset(Path(root)).trainer(RankTrainer)
     assert isinstance(trainer, RankTrainer)
+    drawn: list[str] = []
+    draw_case = relabel.draw_case
+    relabel.draw_case = lambda path, *rest: (drawn.append(path.stem), draw_case(path, *rest))
     trainer.run_training()
     weights = float(np.sum([tensor.double().sum() for tensor in trainer.network.state_dict().values()]))
-    found = {"cases": trainer.segmented, "stages": trainer.stages, "weights": weights}
+    found = {"cases": trainer.segmented, "drawn": drawn, "stages": trainer.stages, "weights": weights}
     (trainer.folder.path / f"rank_{rank}.json").write_text(json.dumps(found))
     trainer.perform_actual_validation()
     dist.destroy_process_group()
@@ -62,5 +82,17 @@ def rank_main(rank: int, root: str, meeting: str) -> None:
 
 def main(root: str) -> None:
     """Run both ranks and wait for them."""
+    _spawn(root, join=True)
+
+
+def exit_codes(root: str) -> list[int]:
+    """Run both ranks without anybody who ends one when the other dies."""
+    context = _spawn(root, join=False)
+    for process in context.processes:
+        process.join()
+    return [process.exitcode for process in context.processes]
+
+
+def _spawn(root: str, join: bool) -> Any:
     meeting = os.path.join(tempfile.mkdtemp(), "meeting")
-    multiprocessing.spawn(rank_main, args=(root, meeting), nprocs=2, join=True)
+    return multiprocessing.spawn(rank_main, args=(root, meeting), nprocs=2, join=join)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -34,6 +35,23 @@ def test_the_next_one_is_made_meanwhile_and_no_more() -> None:
     assert list(results) == [1, 2, 3, 4, 5]
 
 
+def test_items_are_taken_here_and_several_are_made_at_once() -> None:
+    taken: list[int] = []
+    three = threading.Barrier(3, timeout=SOON)
+
+    def items() -> Iterator[int]:
+        for n in range(6):
+            taken.append(threading.get_ident())
+            yield n
+
+    def make(n: int) -> int:
+        three.wait()  # raises unless two others come too
+        return n
+
+    assert list(made_ahead(items(), make, depth=4, threads=3)) == list(range(6))
+    assert set(taken) == {threading.get_ident()}
+
+
 def test_an_error_is_raised_in_its_items_turn() -> None:
     def make(n: int) -> int:
         if n == 2:
@@ -50,7 +68,7 @@ def test_a_caller_that_stops_stops_the_thread() -> None:
     before = threading.active_count()
     results = made_ahead(range(100), lambda n: n)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert threading.active_count() == before
 
 

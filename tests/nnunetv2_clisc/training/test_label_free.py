@@ -50,7 +50,10 @@ def test_s3f_gives_the_same_bytes_whatever_the_masks_are(
 
 
 def test_two_ranks_share_s3f_and_train_together(fold: FoldFolder, tiny: TinyDataset) -> None:
-    """The whole of S3F and round 2 in two processes (gloo, CPU) gives the table that one process gives."""
+    """The whole of S3F and round 2 in two processes (gloo, CPU) gives the table that one process gives.
+
+    Rank 0 waits for rank 1, which is slower than the process group's own timeout.
+    """
     expected = digest(fold.s3f), digest(fold.training_files)
     back_to(fold, "s3f", forget=["s3f", "round_2", "checkpoint_final.pth", "checkpoint_best.pth"])
     result = python(f"from tests.helpers.two_ranks import main; main({str(tiny.root)!r})")
@@ -58,6 +61,23 @@ def test_two_ranks_share_s3f_and_train_together(fold: FoldFolder, tiny: TinyData
     assert (digest(fold.s3f), digest(fold.training_files)) == expected
     by_rank = [json.loads((fold.path / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
     assert [found["cases"] for found in by_rank] == [3, 2]
+    assert [len(found["drawn"]) for found in by_rank] == [1, 1]
+    assert sorted(name for found in by_rank for name in found["drawn"]) == sorted(
+        path.stem for path in (fold.s3f / "dropped").iterdir()
+    )
     assert by_rank[0]["stages"] == by_rank[1]["stages"] == ["round_2", "done"]
     assert by_rank[0]["weights"] == by_rank[1]["weights"]
     assert fold.final(2).is_file()
+
+
+def test_rank_says_so_when_another_one_died(fold: FoldFolder, tiny: TinyDataset) -> None:
+    """Without a launcher that ends it, it would wait for ever; what it has done is kept."""
+    back_to(fold, "s3f", forget=["s3f", "round_2", "checkpoint_final.pth", "checkpoint_best.pth"])
+    result = python(
+        f"from tests.helpers.two_ranks import exit_codes; print(exit_codes({str(tiny.root)!r}))", RANK_1="dies"
+    )
+    assert result.stdout.splitlines()[-1] == "[1, -9]", result.stderr[-3000:]
+    assert "error: rank 0: another process of this training has ended" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(path.stem for path in fold.finished_cases.iterdir()) == ["case_0", "case_2", "case_4"]
+    assert fold.read_state().stage == "s3f"  # type: ignore[union-attr]

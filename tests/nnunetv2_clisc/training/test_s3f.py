@@ -20,6 +20,7 @@ from nnunetv2_clisc.training.s3f import (
     keep_all,
     kept_cases,
     load_agreement,
+    read_shown,
     save_agreement,
     similarity,
     write_results,
@@ -129,7 +130,8 @@ def test_case_is_compared_in_the_scans_own_geometry(tmp_path: Path, orientation:
         return mask
 
     out = tmp_path / "sam.nii.gz"
-    found = compare_case("c", tmp_path / "scan.nii.gz", tmp_path / "prediction.nii.gz", out, WindowSettings(), segment)
+    shown = read_shown(tmp_path / "scan.nii.gz", tmp_path / "prediction.nii.gz", WindowSettings())
+    found = compare_case("c", shown, out, segment)
     np.testing.assert_array_equal(seen["roi"], prediction)
     assert seen["images"].dtype == np.uint8
     assert seen["images"].shape == volume.shape
@@ -147,18 +149,14 @@ def test_missing_broken_or_misfitting_scan_names_the_file(tmp_path: Path) -> Non
     write_image(prediction, mask[:-1].astype(np.uint8))
     scan = tmp_path / "scan.nii.gz"
 
-    def compare() -> None:
-        compare_case("c", scan, prediction, tmp_path / "o.nii.gz", WindowSettings(), lambda i, r, _: r)
-
     with pytest.raises(UserError, match=r"scan\.nii\.gz: the scan is missing"):
-        compare()
+        read_shown(scan, prediction, WindowSettings())
     write_image(scan, volume)
     with pytest.raises(UserError, match="preprocess again"):
-        compare()
+        read_shown(scan, prediction, WindowSettings())
     scan.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"scan\.nii\.gz"):
-        compare()
-    assert not (tmp_path / "o.nii.gz").exists()
+        read_shown(scan, prediction, WindowSettings())
 
 
 def test_dropped_case_gets_a_picture(tmp_path: Path) -> None:
