@@ -77,11 +77,17 @@ def _with_peak(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tupl
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Processor, cores, memory, GPU, versions, threads, and how busy the machine was when asked."""
+    """Processor, its instructions, cores, memory, GPU, versions, threads, and how busy the machine was when asked."""
     import torch
+
+    from pseudo_labeling.precision import has_bfloat16
 
     facts: dict[str, Any] = {
         "processor": _processor(),
+        # as switched by ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and CLISC_BFLOAT16
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "onednn_at_most": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "bfloat16": has_bfloat16(torch.device(device)),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],

@@ -108,7 +108,7 @@ def _predictor(patch: tuple[int, ...], slice_mm: float, inside: bool, device: to
         network.to(memory_format=torch.channels_last_3d)
     manager = PlansManager(plans)
     dataset = {"channel_names": {"0": "FLAIR"}, "labels": {"background": 0, "tumour": 1}, "file_ending": ".nii.gz"}
-    predictor = nnUNetPredictor(device=device, allow_tqdm=False)
+    predictor = nnUNetPredictor(device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False)
     predictor.manual_initialization(
         network.to(device),
         manager,
