@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # from Python 3.12 on coverage can have the interpreter tell it what runs, which costs less
 COVERAGE_CORE ?= $(shell $(PYTHON) -c "import sys; print('sysmon' if sys.version_info >= (3, 12) else 'ctrace')")
 
+# tests side by side, each with its share of the cores; most of them start commands, and starting uses one core
+WORKERS ?= 2
+
 .PHONY: setup test test-slow slurm-test browser-test bench gpu-check kill-test fuzz demo architecture lint clean
 
 setup: $(VENV)/.ready
@@ -16,7 +19,7 @@ $(VENV)/.ready: setup.py pyproject.toml nnunetv2_clisc_discovery.pth
 	touch $@
 
 test: setup lint
-	COVERAGE_CORE=$(COVERAGE_CORE) $(BIN)/python -m pytest --cov --cov-report=term
+	COVERAGE_CORE=$(COVERAGE_CORE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

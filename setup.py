@@ -91,7 +91,7 @@ setup(
         "slurm": ["submitit>=1.5"],  # `submit`: Slurm jobs
         # oracles: medpy and monai (metrics), nibabel (headers), tifffile (stacks); pyyaml reads our own .cff and .yml
         "test": [
-            *("pytest>=8", "pytest-cov>=5", "ruff>=0.6", "mypy>=1.11"),
+            *("pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"),
             *("medpy>=0.5", "monai>=1.3", "nibabel>=5", "tifffile>=2023", "pyyaml>=6"),
         ],
         "browser": ["playwright>=1.40"],  # drives an installed Chromium in the report's tests

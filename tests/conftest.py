@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported, which counts the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 from tests.helpers.commands import Run, make_scans, program
 from tests.helpers.labelled_dataset import labelled, reference  # noqa: F401  (fixtures)
 from tests.helpers.tiny_nnunet import found_by_nnunet, planned, tiny  # noqa: F401  (fixtures)
