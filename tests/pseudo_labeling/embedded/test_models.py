@@ -79,7 +79,7 @@ def scored(clip, phantoms) -> tuple[np.ndarray, np.ndarray]:
 
 def test_files_match_the_table_of_hashes_and_stay_small() -> None:
     table = json.loads((HERE / "weights.json").read_text())
-    assert set(table) == {"clip", "sam"}
+    assert set(table) == {"clip", "sam", "unet"}
     total = 0
     for entry in table.values():
         content = (HERE / entry["file"]).read_bytes()

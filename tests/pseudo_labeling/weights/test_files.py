@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     embedded = tmp_path / "embedded"
     embedded.mkdir()
     table = {}
-    for role in ("clip", "sam"):
+    for role in files.EMBEDDED:
         (embedded / f"{role}.safetensors").write_bytes(f"small {role}".encode())
         table[role] = {"file": f"{role}.safetensors", "sha256": hashlib.sha256(f"small {role}".encode()).hexdigest()}
     (embedded / "weights.json").write_text(json.dumps(table))
