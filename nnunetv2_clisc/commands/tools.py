@@ -104,7 +104,7 @@ def add_demo(commands: Commands) -> None:
         "demo",
         "run the whole method on made-up scans",
         "Makes phantom scans and takes them through every step, each with the command that you would type, then "
-        "prints what each stage earns. Says first how long that will take here: minutes to half an hour on two CPU cores.",
+        "prints what each stage earns. Says first how long that will take on this CPU.",
         "nnUNetv2_clisc demo -o clisc_demo",
     )
     settings = parser.add_argument_group("settings")
