@@ -34,9 +34,12 @@ def test_killed_finish_and_export_end_as_if_not_killed(labelled: Path, trained: 
     test = KillTest(tmp_path, np.random.default_rng(3), STAGES)
     test.uninterrupted(again=False)
     bar = Bar()
-    test.killed_chain(1, {"finish": 1, "export": 2}, bar)
+    for number in (1, 2, 3):
+        test.killed_chain(number, {"finish": 1, "export": 2}, bar)
+        if bar.shown >= 2:  # of three: on a busy machine a stage may end before it is hit
+            break
     assert not test.faults
-    assert len(test.hits) == bar.shown >= 2  # of three: on a busy machine a stage may end before it is hit
+    assert len(test.hits) == bar.shown >= 2
     # what was compared is there to be compared
     assert any("labelsTr" in name for name in test.reference["finish"])
     assert any(name.startswith("export/fold_0") for name in test.reference["export"])
