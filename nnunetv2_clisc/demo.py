@@ -39,7 +39,7 @@ TRAINER = "CLISCTrainer_small"
 PLANS, SPACING_PLANNED = "nnUNetPlans_coarse", ("7.5", "2", "2")
 
 PATCH = (16, 96, 96)  # what the plans of these scans come to
-# on two cores: what starting commands and reading files take, and the rest in steps of training; docs/speed.md
+# on two cores: what starting commands and reading files take, and the rest in steps of training; from one run
 SECONDS_OF_ITS_OWN, STEPS_IN_ALL = 150, 1500
 
 

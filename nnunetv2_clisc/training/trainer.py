@@ -41,10 +41,17 @@ class CLISCTrainer(SelfTraining):
         device: torch.device = torch.device("cuda"),
     ) -> None:
         with one_line_errors():
+            begun = self.use_what_the_model_began_with(plans, configuration)
             plans = clisc_plans(plans, configuration, self.network_settings)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if begun:
+            self.print_to_log_file(f"{begun}; for those of this version, move {self.output_folder_base} away")
         self.initial_lr = self.learning_rate
         self.weight_decay = 1e-4  # the public code's; the paper is silent
+
+    def use_what_the_model_began_with(self, plans: dict[str, Any], configuration: str) -> str:
+        """Set the network and schedule of an earlier version where the model has them, and say so in words."""
+        return ""
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """SGD (paper 3.1) with the public code's momentum, weight decay and polynomial decay."""
@@ -145,24 +152,14 @@ class Small:
     relabelling_step = 1.0  # a third of the time for a hundredth of Dice on real scans
     cpu_bfloat16 = True
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),
-    ) -> None:
-        earlier = NetworkSettings(features=NETWORK.features, patch=NETWORK.patch)  # version 0.1.0
-        if goes_on := begun_with(earlier, type(self).__name__, plans, configuration):
-            self.network_settings = earlier
-            self.start_from_phantoms, self.epochs, self.learning_rate = False, Scratch.epochs, Scratch.learning_rate
-        super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
-        if goes_on:  # nnU-Net keeps one network for all folds of a model
-            self.print_to_log_file(  # type: ignore[attr-defined]
-                "CLISC: this model was begun by version 0.1.0 and goes on with its network and schedule; for those of "
-                f"this version, move {self.output_folder_base} away"  # type: ignore[attr-defined]
-            )
+    def use_what_the_model_began_with(self, plans: dict[str, Any], configuration: str) -> str:
+        """Version 0.1.0 had another network and schedule; nnU-Net keeps one network for all folds of a model."""
+        earlier = NetworkSettings(features=NETWORK.features, patch=NETWORK.patch)
+        if not begun_with(earlier, type(self).__name__, plans, configuration):
+            return ""
+        self.network_settings = earlier
+        self.start_from_phantoms, self.epochs, self.learning_rate = False, Scratch.epochs, Scratch.learning_rate
+        return "CLISC: this model was begun by version 0.1.0 and goes on with its network and schedule"
 
 
 class Scratch:
