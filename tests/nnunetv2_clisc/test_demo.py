@@ -23,3 +23,21 @@ def test_phantoms_are_scans_masks_and_a_split(tmp_path: Path) -> None:
         lesion = sitk.GetArrayFromImage(mask)
         assert set(np.unique(lesion)) == {0, 1}
         assert lesion.sum() * np.prod(demo.SPACING_MM) / 1000 >= demo.SMALLEST_ML
+
+
+def test_second_pass_is_darker_and_moves_with_its_mask() -> None:
+    """So that no embedded network knows these scans: without it the 3D start needs no stage after it."""
+    scan = np.zeros((6, 40, 40), np.float32)
+    scan[:, 15:25, 12:28] = np.random.default_rng(0).uniform(50, 100, (6, 10, 16))
+    mask = scan > 75
+    for seed in range(4):
+        seen, seen_mask = demo.taken_in_two_passes(scan, mask, 1.0, np.random.default_rng(seed))
+        kept = [bool((plane == before).all()) for plane, before in zip(seen, scan, strict=True)]
+        assert kept in ([True, False] * 3, [False, True] * 3)
+        assert (seen_mask[kept] == mask[kept]).all()
+        for plane, where, before, lesion in zip(seen, seen_mask, scan, mask, strict=True):
+            move = np.argwhere(plane > 0).min(0) - np.argwhere(before > 0).min(0)
+            brightness = demo.SECOND_PASS_SIGNAL if move.any() else 1
+            np.testing.assert_allclose(plane, np.roll(before, move, (0, 1)) * np.float32(brightness))
+            assert (where == np.roll(lesion, move, (0, 1))).all()
+            assert not move.any() or np.linalg.norm(move) == pytest.approx(demo.MOVED_MM, abs=0.8)
