@@ -1,4 +1,4 @@
-"""Class activation maps of the slice classifier: LayerCAM (paper 2.1.1, Eq. 2)."""
+"""Class activation maps of the slice classifier: LayerCAM (paper 2.1.1, Eq. 2), and what other methods share."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from torch import nn
 from torch.nn import functional as F
 
 from dataset_conversion.errors import UserError
+from pseudo_labeling.backbones import as_maps, has_channels_last, last_layer
 from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.precision import bfloat16_autocast
 
 BATCH = 16
 
 
-class LayerCam:
-    """LayerCAM of one or more layers of a classifier.
+class CamMethod:
+    """A way from a classifier to maps of its tumour class; a subclass says what the map of one layer is.
 
-    The map of a layer is `ReLU(sum_k ReLU(dlogit_tumour/dA_k) * A_k)` over its channels k (Jiang et al., TIP 2021, the
-    paper's [14]; Eq. 2 of the paper writes the activation as a weight `w_k`). Several layers are fused by the geometric
-    mean of their maps, each scaled to a maximum of 1: a place must be marked by all of them.
+    Several layers are fused by the geometric mean of their maps, each scaled to a maximum of 1: a place must be marked
+    by all of them.
+
+    Args:
+        classifier: of two classes, tumour the second; put into evaluation mode.
+        layers: names of modules, whole or from a dot on; `auto` is the last one with maps.
+
+    Raises:
+        UserError: no layer, or none or several of a name.
     """
 
     def __init__(self, classifier: nn.Module, layers: Sequence[str]) -> None:
         self.classifier = classifier.eval()
-        modules = dict(classifier.named_modules())
-        self.layers = []
-        for name in layers:
-            matches = [m for n, m in modules.items() if n == name or n.endswith(f".{name}")]
-            if len(matches) != 1:
-                raise UserError(f"settings.cam.layers: the classifier has {len(matches)} layers named '{name}'")
-            self.layers.append(matches[0])
+        if not layers:
+            raise UserError("settings.cam.layers: name at least one layer")
+        self.names = [last_layer(classifier) if name == "auto" else name for name in layers]
+        self.channels_last = has_channels_last(classifier)
+        self.layers = [self._module(name) for name in self.names]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps of the tumour class.
@@ -47,6 +52,48 @@ class LayerCam:
 
     def with_probability(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The maps of :meth:`__call__`, and the classifier's probability of a tumour, `(n,)`, from the same pass."""
+        layer_maps, logits = self.layer_maps(inputs)
+        fused: torch.Tensor | None = None
+        for layer_map in layer_maps:
+            full_size = F.interpolate(
+                scaled_to_one(layer_map)[:, None], size=inputs.shape[-2:], mode="bilinear", align_corners=False
+            )[:, 0]
+            fused = full_size if fused is None else fused * full_size
+        if fused is None:
+            raise RuntimeError("a method without layers")
+        return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().float().softmax(dim=1)[:, 1]
+
+    def layer_maps(self, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """One map a layer, `(n, h, w)` float32, not negative, at the layer's own size; and the logits `(n, 2)`."""
+        raise NotImplementedError
+
+    def spatial(self, output: torch.Tensor) -> torch.Tensor:
+        """What a layer gives as `(n, c, h, w)`.
+
+        Raises:
+            UserError: it has no places.
+        """
+        try:
+            return as_maps(output, self.channels_last)
+        except ValueError as error:
+            raise UserError(f"settings.cam.layers: {', '.join(self.names)}: {error}") from None
+
+    def _module(self, name: str) -> nn.Module:
+        matches = [m for n, m in self.classifier.named_modules() if n == name or n.endswith(f".{name}")]
+        if len(matches) != 1:
+            raise UserError(f"settings.cam.layers: the classifier has {len(matches)} layers named '{name}'")
+        return matches[0]
+
+
+class LayerCam(CamMethod):
+    """LayerCAM of one or more layers of a classifier.
+
+    The map of a layer is `ReLU(sum_k ReLU(dlogit_tumour/dA_k) * A_k)` over its channels k (Jiang et al., TIP 2021, the
+    paper's [14]; Eq. 2 of the paper writes the activation as a weight `w_k`).
+    """
+
+    def layer_maps(self, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The maps of :class:`CamMethod`, from one forward and one backward pass."""
         activations: list[torch.Tensor] = []
         hooks = [
             layer.register_forward_hook(lambda _m, _i, output: activations.append(output)) for layer in self.layers
@@ -58,16 +105,8 @@ class LayerCam:
         finally:
             for hook in hooks:
                 hook.remove()
-        fused: torch.Tensor | None = None
-        for activation, gradient in zip(activations, gradients, strict=True):
-            layer_map = F.relu((F.relu(gradient.float()) * activation.detach().float()).sum(dim=1))
-            layer_map = F.interpolate(
-                scaled_to_one(layer_map)[:, None], size=inputs.shape[-2:], mode="bilinear", align_corners=False
-            )[:, 0]
-            fused = layer_map if fused is None else fused * layer_map
-        if fused is None:
-            raise UserError("settings.cam.layers: name at least one layer")
-        return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().float().softmax(dim=1)[:, 1]
+        both = [(self.spatial(a.detach()), self.spatial(g)) for a, g in zip(activations, gradients, strict=True)]
+        return [F.relu((F.relu(gradient.float()) * a.float()).sum(dim=1)) for a, gradient in both], logits
 
 
 def scaled_to_one(maps: torch.Tensor) -> torch.Tensor:
@@ -79,7 +118,7 @@ def case_cam(
     slices: np.ndarray,
     label: np.ndarray,
     image_size: int,
-    cam: LayerCam,
+    cam: CamMethod,
     device: torch.device | str,
     *,
     weighted: bool = False,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import timm
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
+from pseudo_labeling.backbones import build_backbone
 from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import ClassifierSettings
 
@@ -77,20 +77,7 @@ def build_classifier(
         backbone.reset_classifier(2)
         mean, std = (tuple(getattr(clip.model.visual, f"image_{k}", None) or v) for k, v in _clip_defaults())
         return SliceClassifier(backbone, mean, std), f"CLIP image tower ({clip.name})"
-    if name in torchvision.models.list_models(module=torchvision.models):
-        backbone = torchvision.models.get_model(name, weights=None)
-        origin = f"torchvision {name}, random"
-        if name == "resnet50" and imagenet is not None:
-            backbone.load_state_dict(imagenet)
-            origin = "torchvision resnet50, ImageNet"
-        if not hasattr(backbone, "fc"):
-            raise UserError(f"settings.classifier.backbone: '{name}' is no ResNet-like network; try resnet50")
-        backbone.fc = nn.Linear(backbone.fc.in_features, 2)
-    elif timm.is_model(name):
-        backbone = timm.create_model(name, pretrained=False, num_classes=2)
-        origin = f"timm {name}, random"
-    else:
-        raise UserError(f"settings.classifier.backbone: neither torchvision nor timm has a model '{name}'")
+    backbone, origin = build_backbone(name, settings.image_size, imagenet if name == "resnet50" else None)
     return SliceClassifier(backbone, IMAGENET_MEAN, IMAGENET_STD), origin
 
 

@@ -116,3 +116,22 @@ def brightest_points(
         points.append((float(x), float(y)))
         brightness[(rows - y) ** 2 + (columns - x) ** 2 <= radius**2] = -np.inf
     return np.array(points, dtype=np.float32)
+
+
+def sampled_points(weight: np.ndarray, count: int, power: float, rng: np.random.Generator) -> np.ndarray:
+    """Foreground points drawn without replacement, each pixel as likely as `weight ** power` (C2S: 10 points, 30).
+
+    Args:
+        weight: `(y, x)`, not negative; a pixel of 0 is never drawn.
+        count: how many points, fewer where fewer pixels have a weight.
+        power: 0 makes all of them alike.
+        rng: source of chance.
+
+    Returns:
+        `(n, 2)` float32 `x, y`, in the order of drawing.
+    """
+    places = np.argwhere(weight > 0)
+    # the largest of log-weights with Gumbel noise are a draw without replacement, and no power is too high for it
+    score = power * np.log(weight[weight > 0].astype(np.float64)) + rng.gumbel(size=len(places))
+    chosen = places[np.argsort(-score, kind="stable")[:count]]
+    return chosen[:, ::-1].astype(np.float32)

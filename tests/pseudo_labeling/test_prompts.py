@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudo_labeling.prompts import bounding_box, brightest_points, centre_and_corners, prompts_from_roi
+from pseudo_labeling.prompts import (
+    bounding_box,
+    brightest_points,
+    centre_and_corners,
+    prompts_from_roi,
+    sampled_points,
+)
 from pseudo_labeling.settings import PromptSettings
 
 
@@ -75,3 +81,22 @@ def test_intensity_points_are_all_foreground(roi: np.ndarray, images: np.ndarray
     assert prompt is not None
     assert prompt.point_labels is not None
     assert set(prompt.point_labels.tolist()) == {1}
+
+
+def test_points_are_drawn_in_proportion_and_once() -> None:
+    weight = np.array([[0.0, 0.8], [1.0, 0.9]])
+    rng = np.random.default_rng(0)
+    draws = [sampled_points(weight, 2, 3, rng).astype(int).tolist() for _ in range(4000)]
+    assert all(first != second for first, second in draws)
+    assert [0, 0] not in [place for draw in draws for place in draw]
+    chance = weight**3 / (weight**3).sum()
+    for y, x in np.argwhere(weight > 0):
+        assert np.mean([draw[0] == [x, y] for draw in draws]) == pytest.approx(chance[y, x], abs=0.03)
+
+
+def test_a_high_power_draws_the_highest_first_and_few_pixels_give_few_points() -> None:
+    weight = np.linspace(0, 1, 20).reshape(4, 5)
+    points = sampled_points(weight, 100, 3000, np.random.default_rng(1))
+    assert [float(weight[int(y), int(x)]) for x, y in points] == sorted(weight[weight > 0].tolist(), reverse=True)
+    again = [sampled_points(weight, 10, 30, np.random.default_rng(2)) for _ in range(2)]
+    np.testing.assert_array_equal(*again)
