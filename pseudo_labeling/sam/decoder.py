@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from segment_anything.modeling import Sam
+from segment_anything.utils.amg import calculate_stability_score
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from pseudo_labeling.prompts import Prompt
@@ -33,15 +35,53 @@ def decode(
     Returns:
         `(n, y, x)` bool.
     """
+    masks = np.zeros((len(prompts), *size), dtype=bool)
+    for rows, low_resolution, _ in _decoded(model, embeddings, prompts, size):
+        masks[rows] = (_full_size(model, low_resolution, size) > model.mask_threshold).cpu().numpy()
+    return masks
+
+
+@dataclass(frozen=True)
+class ScoredMasks:
+    """Masks with what SAM says of them.
+
+    Attributes:
+        masks: `(n, y, x)` bool.
+        confidence: `(n,)` float32, SAM's own estimate of each mask's IoU with the object.
+        stability: `(n,)` float32 in [0, 1], IoU of the masks at logits one above and one below the threshold; 0 where
+            both are empty.
+    """
+
+    masks: np.ndarray
+    confidence: np.ndarray
+    stability: np.ndarray
+
+
+def decode_scored(
+    model: Sam, embeddings: torch.Tensor, prompts: Sequence[Prompt], size: tuple[int, int]
+) -> ScoredMasks:
+    """The masks of :func:`decode` with their scores; the same arguments."""
+    masks = np.zeros((len(prompts), *size), dtype=bool)
+    confidence, stability = np.zeros((2, len(prompts)), dtype=np.float32)
+    for rows, low_resolution, estimate in _decoded(model, embeddings, prompts, size):
+        logits = _full_size(model, low_resolution, size)
+        masks[rows] = (logits > model.mask_threshold).cpu().numpy()
+        confidence[rows] = estimate.float().cpu().numpy()
+        stable = calculate_stability_score(logits, model.mask_threshold, 1.0)
+        stability[rows] = stable.nan_to_num(0.0).cpu().numpy()
+    return ScoredMasks(masks, confidence, stability)
+
+
+def _decoded(
+    model: Sam, embeddings: torch.Tensor, prompts: Sequence[Prompt], size: tuple[int, int]
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Rows of prompts that are alike, their mask logits `(n, 1, 4 h, 4 w)` and IoU estimates `(n,)`."""
     alike: defaultdict[tuple[bool, int], list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):
         alike[prompt.box is not None, 0 if prompt.points is None else len(prompt.points)].append(row)
-    masks = np.zeros((len(prompts), *size), dtype=bool)
     for rows in alike.values():
         sparse, dense = _encoded([prompts[row] for row in rows], model, size)
-        low_resolution = _mask_logits(model, embeddings[rows], sparse, dense)
-        masks[rows] = _full_size(model, low_resolution, size).cpu().numpy()
-    return masks
+        yield rows, *_mask_logits(model, embeddings[rows], sparse, dense)
 
 
 def _encoded(prompts: Sequence[Prompt], model: Sam, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,8 +104,10 @@ def _encoded(prompts: Sequence[Prompt], model: Sam, size: tuple[int, int]) -> tu
     return sparse, dense
 
 
-def _mask_logits(model: Sam, embeddings: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
-    """`MaskDecoder.predict_masks` with an image for each prompt, only for its first mask: `(n, 1, 4 h, 4 w)`."""
+def _mask_logits(
+    model: Sam, embeddings: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`MaskDecoder.predict_masks` with an image for each prompt: first mask `(n, 1, 4 h, 4 w)`, estimate `(n,)`."""
     decoder = model.mask_decoder
     n, c, h, w = embeddings.shape
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -75,12 +117,13 @@ def _mask_logits(model: Sam, embeddings: torch.Tensor, sparse: torch.Tensor, den
     upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(n, c, h, w))
     weights = decoder.output_hypernetworks_mlps[0](attended[:, 1])  # token 0 is for the quality, 1 for the single mask
     logits: torch.Tensor = (weights[:, None] @ upscaled.flatten(2)).view(n, 1, *upscaled.shape[-2:])
-    return logits
+    estimate: torch.Tensor = decoder.iou_prediction_head(attended[:, 0])[:, 0]
+    return logits, estimate
 
 
 def _full_size(model: Sam, low_resolution: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Logits to `(n, y, x)` bool at the slices' own size."""
+    """Logits `(n, y, x)` at the slices' own size."""
     side = model.image_encoder.img_size
     input_size = ResizeLongestSide.get_preprocess_shape(*size, side)
-    logits = model.postprocess_masks(low_resolution, input_size, size)
-    return (logits > model.mask_threshold)[:, 0]
+    logits: torch.Tensor = model.postprocess_masks(low_resolution, input_size, size)
+    return logits[:, 0]
