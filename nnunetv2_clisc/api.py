@@ -323,7 +323,7 @@ def segment_volume(
     where = usable_device(device)
     segmenter = SamSegmenter(load_sam(str(weights), where).model, chosen.sam, where)
     slices = axial_slices(scan, chosen.window, "image")
-    mask, _ = segmenter.segment(slices, scan.squares(scan.stack_from_image(given)), chosen.prompts, scan.pixel_mm)
+    mask, _, _ = segmenter.segment(slices, scan.squares(scan.stack_from_image(given)), chosen.prompts, scan.pixel_mm)
     found: np.ndarray = sitk.GetArrayFromImage(scan.to_file_geometry(scan.from_squares(mask))) > 0
     return found
 

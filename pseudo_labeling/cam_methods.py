@@ -31,6 +31,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from pseudo_labeling.cam import CamMethod, LayerCam
+from pseudo_labeling.settings import CamSettings
 
 LIBRARY: dict[str, type[BaseCAM]] = {
     "gradcam": GradCAM,
@@ -45,17 +46,17 @@ _EIGEN = (EigenCAM, EigenGradCAM)
 _FORWARD_PASSES = (AblationCAM, ScoreCAM)  # one for each channel: slow, and with a progress bar for each slice
 
 
-def cam_method(name: str, classifier: nn.Module, layers: Sequence[str], seed: int = 0) -> CamMethod:
-    """The CAM method of a name.
+def cam_method(settings: CamSettings, classifier: nn.Module, seed: int = 0) -> CamMethod:
+    """The CAM method that the settings name.
 
     Args:
-        name: `layercam` or one of :data:`LIBRARY`.
-        classifier, layers: as for :class:`~pseudo_labeling.cam.CamMethod`.
+        settings: method and layers.
+        classifier: as for :class:`~pseudo_labeling.cam.CamMethod`.
         seed: of RandomCAM.
     """
-    if name == "layercam":
-        return LayerCam(classifier, layers)
-    return LibraryCam(LIBRARY[name], classifier, layers, seed)
+    if settings.method == "layercam":
+        return LayerCam(classifier, settings.layers)
+    return LibraryCam(LIBRARY[settings.method], classifier, settings.layers, seed)
 
 
 class LibraryCam(CamMethod):

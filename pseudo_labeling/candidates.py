@@ -6,14 +6,11 @@ others agree with most is kept (docs/method.md).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from pseudo_labeling.prompts import Prompt
 from pseudo_labeling.sam.decoder import ScoredMasks
-
-Choice = Literal["first", "confidence", "stability", "consensus"]
+from pseudo_labeling.settings import ChoiceRule
 
 
 def perturbed(
@@ -71,7 +68,7 @@ def agreement(masks: np.ndarray) -> float:
     return float((iou.sum() - np.trace(iou)) / (count * (count - 1)))
 
 
-def choose(candidates: ScoredMasks, rule: Choice) -> int:
+def choose(candidates: ScoredMasks, rule: ChoiceRule) -> int:
     """Which mask to keep, by its place; of equals the first. An empty mask is only kept where all are empty.
 
     Args:

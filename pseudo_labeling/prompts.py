@@ -29,7 +29,13 @@ class Prompt:
 
 
 def prompts_from_roi(
-    roi: np.ndarray, images: np.ndarray, settings: PromptSettings, pixel_mm: float
+    roi: np.ndarray,
+    images: np.ndarray,
+    settings: PromptSettings,
+    pixel_mm: float,
+    *,
+    maps: np.ndarray | None = None,
+    seed: int = 0,
 ) -> list[Prompt | None]:
     """Turn the ROI of every slice into a prompt.
 
@@ -38,25 +44,42 @@ def prompts_from_roi(
     Args:
         roi: `(z, y, x)` bool, at square pixels.
         images: `(z, y, x)` uint8; read only for intensity points.
-        settings: kind of prompt, kind of points, margin in mm.
+        settings: kind of prompt, kind of points, margin in mm, padding.
         pixel_mm: edge of a pixel.
+        maps: `(z, y, x)`, read only for sampled points: a pixel of the ROI is drawn by its value's power; without maps
+            every one is as likely, as for a region that is no CAM's.
+        seed: of sampled points; each slice has its own chance.
 
     Returns:
         One prompt for each slice, None where the ROI is empty.
     """
-    both = zip(roi, images, strict=True)
-    return [_slice_prompt(r, image, settings, pixel_mm) if r.any() else None for r, image in both]
+    prompts: list[Prompt | None] = []
+    for z, (region, image) in enumerate(zip(roi, images, strict=True)):
+        weight = region if maps is None else np.where(region, maps[z], 0)
+        rng = np.random.default_rng([seed, z])
+        prompts.append(_slice_prompt(region, image, weight, settings, pixel_mm, rng) if region.any() else None)
+    return prompts
 
 
-def _slice_prompt(roi: np.ndarray, image: np.ndarray, settings: PromptSettings, pixel_mm: float) -> Prompt:
-    box = bounding_box(roi, round(settings.margin / pixel_mm))
+def _slice_prompt(
+    roi: np.ndarray,
+    image: np.ndarray,
+    weight: np.ndarray,
+    settings: PromptSettings,
+    pixel_mm: float,
+    rng: np.random.Generator,
+) -> Prompt:
+    box = padded_box(bounding_box(roi, round(settings.margin / pixel_mm)), settings.padding, roi.shape)
     points: np.ndarray | None = None
     labels: np.ndarray | None = None
     if settings.kind != "box":
         if settings.points == "centre":
             points, labels = centre_and_corners(box)
         else:
-            points = brightest_points(roi, image, pixel_mm=pixel_mm)
+            if settings.points == "intensity":
+                points = brightest_points(roi, image, pixel_mm=pixel_mm)
+            else:  # a map can be 0 in all of a ROI that brightness made
+                points = sampled_points(weight if weight.any() else roi, settings.count, settings.power, rng)
             labels = np.ones(len(points), dtype=np.int64)
     return Prompt(box if settings.kind != "points" else None, points, labels)
 
@@ -74,6 +97,23 @@ def bounding_box(roi: np.ndarray, margin: int = 0) -> np.ndarray:
     sides = zip(box_around(roi, margin), roi.shape, strict=True)
     (y0, y1), (x0, x1) = ((side.start, min(side.stop, length) - 1) for side, length in sides)
     return np.array([x0, y0, x1, y1], dtype=np.float32)
+
+
+def padded_box(box: np.ndarray, padding: float, shape: tuple[int, ...]) -> np.ndarray:
+    """A box grown by a share of its width left and right and of its height above and below, kept inside the slice.
+
+    Args:
+        box: `(4,)` `x0, y0, x1, y1`.
+        padding: share of a side (C2S: 0.1).
+        shape: `(y, x)` of the slice.
+
+    Returns:
+        `(4,)` float32.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box)
+    dx, dy = padding * (x1 - x0), padding * (y1 - y0)
+    grown = np.array([x0 - dx, y0 - dy, x1 + dx, y1 + dy])
+    return np.clip(grown, 0, np.array([shape[1], shape[0]] * 2) - 1).astype(np.float32)
 
 
 def centre_and_corners(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

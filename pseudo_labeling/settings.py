@@ -8,7 +8,7 @@ pydantic's `ValidationError`, a `ValueError`, where code builds a group itself.
 
 from __future__ import annotations
 
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -33,7 +33,14 @@ Whole = Annotated[int, Field(strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True, pattern=r"\S")]
 
+CamName = Literal[
+    "layercam", "gradcam", "gradcam++", "eigencam", "eigengradcam", "ablationcam", "scorecam", "randomcam"
+]
+ChoiceRule = Literal["first", "confidence", "stability", "consensus"]
+
 _CONFIG = ConfigDict(extra="forbid")
+# of a setting that an earlier version did not have: at its default it changes no key, so work done before stays good
+_ADDED = {"added": True}
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -77,11 +84,12 @@ class ClassifierSettings:
 
 @dataclass(frozen=True, config=_CONFIG)
 class CamSettings:
-    """LayerCAM (paper 2.1.1, Eq. 2)."""
+    """Class activation maps (paper 2.1.1, Eq. 2)."""
 
-    # the public code's layer; several are fused by their geometric mean
+    # the public code's layer; "auto" is the last one with maps; several are fused by their geometric mean
     layers: Annotated[tuple[Text, ...], Field(min_length=1)] = ("layer3",)
     weighted: Switch = False  # times the classifier's probability of a tumour: alone, the map of every slice peaks at 1
+    method: CamName = field(default="layercam", metadata=_ADDED)  # "randomcam" is a control
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -111,8 +119,12 @@ class PromptSettings:
     """ROI to SAM prompts (paper 2.2)."""
 
     kind: Literal["box", "points", "both"] = "both"
-    points: Literal["centre", "intensity"] = "centre"  # centre (fg) + box corners (bg), or 5 bright points (fg)
+    # centre (fg) + box corners (bg), 5 bright points (fg), or points (fg) drawn by the CAM's power
+    points: Literal["centre", "intensity", "sampled"] = "centre"
     margin: Annotated[Whole, Field(ge=0, le=10000)] = 0  # mm added around the ROI's bounding box
+    padding: Annotated[Number, Field(ge=0, le=10)] = field(default=0.0, metadata=_ADDED)  # and shares of its sides
+    count: Annotated[Whole, Field(ge=1, le=1000)] = field(default=10, metadata=_ADDED)  # of sampled points (C2S: 10)
+    power: Annotated[Number, Field(ge=0, le=1000)] = field(default=30.0, metadata=_ADDED)  # of their CAM (C2S: 30)
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -126,6 +138,13 @@ class SamSettings:
     # of the image encoder; "auto" = bf16 for a ViT where it is fast; fp16 overflows there and gives wrong masks
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Switch = False  # torch.compile for the image encoder: pays on a GPU after some thousand slices
+    # masks a slice from prompts moved at random (C2S: 10), the farthest by about this share of the box's sides; one is
+    # kept: the unmoved prompt's, the one SAM trusts most, that changes least with the threshold, or that agrees most
+    candidates: Annotated[Whole, Field(ge=1, le=100)] = field(default=1, metadata=_ADDED)
+    jitter: Annotated[Number, Field(ge=0, le=10)] = field(default=0.05, metadata=_ADDED)
+    choose: ChoiceRule = field(default="consensus", metadata=_ADDED)
+    # edge in pixels of the square that opens and then closes each slice's mask, and fills its holes; 0 = none
+    closing: Annotated[Whole, Field(ge=0, le=99)] = field(default=0, metadata=_ADDED)
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -174,6 +193,16 @@ class Settings:
             return TypeAdapter(Settings).validate_python(_over(self.to_dict(), values))
         except ValidationError as error:
             raise UserError(_one_line(error, values)) from None
+
+
+def described(part: Any) -> str:
+    """Text for a key: a group of settings without those that were added later and have their default."""
+    if not is_dataclass(part) or isinstance(part, type):
+        return str(part)
+    values = ((f, getattr(part, f.name)) for f in fields(part))
+    kept = ((f.name, value) for f, value in values if not (f.metadata.get("added") and value == f.default))
+    each = (f"{name}={described(value) if is_dataclass(value) else repr(value)}" for name, value in kept)
+    return f"{type(part).__qualname__}({', '.join(each)})"
 
 
 def _over(base: Any, values: Any) -> Any:

@@ -19,7 +19,8 @@ from nnunetv2_clisc.scoring.metrics import dice
 from nnunetv2_clisc.scoring.stage_table import auc
 from nnunetv2_clisc.scoring.statistics import MetricSummary, summarise
 from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd, number, to_markdown, without_nan
-from pseudo_labeling.cam import LayerCam, case_cam
+from pseudo_labeling.cam import case_cam
+from pseudo_labeling.cam_methods import cam_method
 from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised
 from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kappa
@@ -117,7 +118,7 @@ class _Checks:
         if not label.any():
             return
         rois = {}
-        without = LayerCam(self.classifiers[RANDOM], settings.cam.layers)
+        without = cam_method(settings.cam, self.classifiers[RANDOM], settings.seed)
         size, weighted = settings.classifier.image_size, settings.cam.weighted
         cams = {
             TRAINED: run.cam(run.final, slices, label),  # what prompts SAM, both classifiers' if so set
@@ -145,8 +146,11 @@ class _Checks:
         tumour = np.flatnonzero(label)
         chosen = tumour[np.unique(np.linspace(0, len(tumour) - 1, CURVE_SLICES).astype(int))]
         batch = inputs[chosen].to(self.finished.device)
-        layers = self.finished.settings.cam.layers
-        orders = {name: LayerCam(model, layers)(batch.clone()) for name, model in self.classifiers.items()}
+        settings = self.finished.settings
+        orders = {
+            name: cam_method(settings.cam, model, settings.seed)(batch.clone())
+            for name, model in self.classifiers.items()
+        }
         cells = torch.from_numpy(self.rng.random((len(chosen), 1, RANDOM_CELLS, RANDOM_CELLS)).astype(np.float32))
         orders[CHANCE] = F.interpolate(cells, size=batch.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         for name, order in orders.items():

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
 from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
-from pseudo_labeling.cam import LayerCam, case_cam
+from pseudo_labeling.cam import case_cam
+from pseudo_labeling.cam_methods import cam_method
 from pseudo_labeling.classifier import (
     SliceClassifier,
     build_classifier,
@@ -201,7 +202,7 @@ class CamPasses:
             slices,
             self.labels[case].label,
             self.settings.classifier.image_size,
-            LayerCam(classifier, self.settings.cam.layers),
+            cam_method(self.settings.cam, classifier, self.settings.seed),
             self.device,
             weighted=self.settings.cam.weighted,
         )

@@ -75,6 +75,7 @@ def finish_run(
             "slices": len(labels[case].label),
             "tumour_slices": int(labels[case].label.sum()),
             **{name: record[name] for name in ("prompted_slices", "roi_voxels", "mask_voxels")},
+            **({"agreement": record.get("agreement", "")} if run.settings.sam.candidates > 1 else {}),
             "by_hand": int("by_hand" in record),
             "ignored": "; ".join(run.ignored(case)),
         }

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pseudo_labeling.prompts import Prompt
 from pseudo_labeling.run.cam_pass import CamPasses
 from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.overlays import save_overlay
-from pseudo_labeling.run.workspace import key_of
-from pseudo_labeling.sam.segmenter import SamSegmenter
+from pseudo_labeling.run.workspace import chance_of, key_of
+from pseudo_labeling.sam.segmenter import SamSegmenter, Segmented
 from pseudo_labeling.slices import Grid, write_mask
 from pseudo_labeling.weights.files import identify
 from pseudo_labeling.weights.models import load_sam
@@ -60,12 +59,20 @@ class MaskPass:
         scan, slices = self.run.read(case)
         key = self._key(case, self.passes.map_case(final, case, scan, slices))
         roi = self.passes.roi(final, case)
-        if self._draws(case):
+        sampled = self.run.settings.prompts.points == "sampled"
+        if sampled or self._draws(case):
             self.passes.make_cam(final, case, slices)
         if self._segmenter is None:
             raise RuntimeError("prepare() loads SAM before the first case")
-        mask, prompts = self._segmenter.segment(slices, roi, self.run.settings.prompts, scan.pixel_mm)
-        return partial(self._write, case, key, scan, slices, roi, prompts, mask)
+        found = self._segmenter.segment(
+            slices,
+            roi,
+            self.run.settings.prompts,
+            scan.pixel_mm,
+            maps=self.passes.cam(final, case) if sampled else None,
+            seed=chance_of(self.run.settings.seed, case),
+        )
+        return partial(self._write, case, key, scan, slices, roi, found)
 
     def _write(
         self,
@@ -74,10 +81,9 @@ class MaskPass:
         scan: Grid,
         slices: np.ndarray,
         roi: np.ndarray,
-        prompts: list[Prompt | None],
-        mask: np.ndarray,
+        found: Segmented,
     ) -> None:
-        files, final = self.run.files, self.passes.final
+        files, final, (mask, prompts, agreement) = self.run.files, self.passes.final, found
         write_mask(scan, mask, files.label(case), partial(files.announce, STAGE, case))
         if self._draws(case):
             picture = files.path("overlays", f"{case}.png")
@@ -92,6 +98,7 @@ class MaskPass:
             roi_voxels=int(scan.from_squares(roi).sum()),
             mask_voxels=int(scan.from_squares(mask).sum()),
             device=str(self.run.device),
+            **({} if np.isnan(agreement).all() else {"agreement": round(float(np.nanmean(agreement)), 4)}),
         )
 
     def _draws(self, case: str) -> bool:

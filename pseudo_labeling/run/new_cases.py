@@ -11,11 +11,12 @@ import torch
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, sha256_of
-from pseudo_labeling.cam import LayerCam, case_cam
+from pseudo_labeling.cam import case_cam
+from pseudo_labeling.cam_methods import cam_method
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import Which, final_pass, load_classifier
-from pseudo_labeling.run.workspace import Workspace
+from pseudo_labeling.run.workspace import Workspace, chance_of
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings, Settings
 from pseudo_labeling.slice_labels import (
@@ -121,7 +122,7 @@ class FinishedRun:
             slices,
             label,
             self.settings.classifier.image_size,
-            LayerCam(self.classifier(which), self.settings.cam.layers),
+            cam_method(self.settings.cam, self.classifier(which), self.settings.seed),
             self.device,
             weighted=self.settings.cam.weighted,
         )
@@ -134,7 +135,14 @@ class FinishedRun:
         return roi_from_cam(self.cam(which, slices, label), slices, self.settings.roi)
 
     def mask(
-        self, slices: np.ndarray, roi: np.ndarray, pixel_mm: float, prompting: PromptSettings | None = None
+        self,
+        slices: np.ndarray,
+        roi: np.ndarray,
+        pixel_mm: float,
+        prompting: PromptSettings | None = None,
+        *,
+        case: str = "",
+        maps: np.ndarray | None = None,
     ) -> np.ndarray:
         """SAM's masks of one case, `(z, y, x)` bool (paper 2.2).
 
@@ -143,8 +151,12 @@ class FinishedRun:
             roi: `(z, y, x)` bool.
             pixel_mm: edge of a pixel.
             prompting: instead of the dataset's.
+            case: its name, which decides what is drawn at random for it.
+            maps: its CAM, where the prompts' points are drawn from one.
         """
-        return self._segmenter.segment(slices, roi, prompting or self.settings.prompts, pixel_mm)[0]
+        prompting = prompting or self.settings.prompts
+        seed = chance_of(self.settings.seed, case)
+        return self._segmenter.segment(slices, roi, prompting, pixel_mm, maps=maps, seed=seed).mask
 
     def classifier(self, which: Which) -> SliceClassifier:
         """The stored classifier, in evaluation mode on the device.

@@ -13,6 +13,7 @@ from typing import Any
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_object, sha256_of, write_bytes, write_json
 from dataset_conversion.scans.integrity import check_fetched
+from pseudo_labeling.settings import described
 
 ENDING = ".nii.gz"
 _FLAIR = re.compile(r"flair|\bt2f\b", re.IGNORECASE)  # t2f: what BraTS calls it since 2023
@@ -20,8 +21,13 @@ _FLAIR = re.compile(r"flair|\bt2f\b", re.IGNORECASE)  # t2f: what BraTS calls it
 
 def key_of(*parts: Any) -> str:
     """A short key of everything a result depends on; equal keys mean the result need not be made again."""
-    text = json.dumps(parts, sort_keys=True, default=str)
+    text = json.dumps(parts, sort_keys=True, default=described)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def chance_of(seed: int, case: str) -> int:
+    """A seed of a case's own, so that no case depends on those before it."""
+    return int(key_of(seed, case)[:8], 16)
 
 
 def flair_channel(dataset_json: Mapping[str, Any], where: Path | str) -> int:

@@ -14,6 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pseudo_labeling.cam import LayerCam, case_cam
 from pseudo_labeling.cam_methods import LIBRARY, LibraryCam, cam_method
 from pseudo_labeling.classifier import IMAGENET_MEAN, IMAGENET_STD, SliceClassifier
+from pseudo_labeling.settings import CamName, CamSettings
 
 SIZE = 64
 
@@ -80,11 +81,11 @@ def test_map_is_the_librarys_own_up_to_its_range(classifier: SliceClassifier) ->
 
 @pytest.mark.parametrize("name", ["layercam", *LIBRARY])
 def test_every_method_keeps_to_the_interface(
-    classifier: SliceClassifier, name: str, capfd: pytest.CaptureFixture[str]
+    classifier: SliceClassifier, name: CamName, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = copy.deepcopy(classifier.state_dict())
     chance = np.random.get_state()[1]
-    maps, probability = cam_method(name, classifier, ["layer4"]).with_probability(inputs())
+    maps, probability = cam_method(CamSettings(("layer4",), method=name), classifier).with_probability(inputs())
     assert maps.shape == (3, SIZE, SIZE)
     assert maps.dtype == torch.float32
     assert float(maps.min()) >= 0
@@ -99,12 +100,12 @@ def test_every_method_keeps_to_the_interface(
 
 @pytest.mark.parametrize("name", ["gradcam", "layercam", "ablationcam", "scorecam"])
 def test_a_trained_network_is_looked_into_better_than_by_chance(
-    blobs: tuple[SliceClassifier, torch.Tensor, np.ndarray], name: str
+    blobs: tuple[SliceClassifier, torch.Tensor, np.ndarray], name: CamName
 ) -> None:
     network, images, masks = blobs
 
-    def share_inside(method: str) -> float:
-        maps = cam_method(method, network, ["layer3"])(images.clone()).numpy()
+    def share_inside(method: CamName) -> float:
+        maps = cam_method(CamSettings(("layer3",), method=method), network)(images.clone()).numpy()
         return float((maps * masks).sum() / maps.sum())
 
     assert share_inside(name) > 1.5 * share_inside("randomcam")
@@ -112,7 +113,7 @@ def test_a_trained_network_is_looked_into_better_than_by_chance(
 
 def test_randomcam_depends_on_seed_and_slice_only(classifier: SliceClassifier) -> None:
     def drawn(seed: int, images: torch.Tensor) -> np.ndarray:
-        return cam_method("randomcam", classifier, ["layer3"], seed)(images.clone()).numpy()
+        return cam_method(CamSettings(("layer3",), method="randomcam"), classifier, seed)(images.clone()).numpy()
 
     images = inputs()
     first = drawn(0, images)
@@ -124,20 +125,21 @@ def test_randomcam_depends_on_seed_and_slice_only(classifier: SliceClassifier) -
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "ablationcam"])
-def test_transformers_too(name: str, method: str) -> None:
+def test_transformers_too(name: str, method: CamName) -> None:
     torch.manual_seed(3)
     size = 224 if name.startswith("swin") else SIZE
     backbone = timm.create_model(name, pretrained=False, num_classes=2, img_size=size)
     classifier = SliceClassifier(backbone, IMAGENET_MEAN, IMAGENET_STD).eval()
     images = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(4))
-    maps = cam_method(method, classifier, ["auto"])(images)
+    maps = cam_method(CamSettings(("auto",), method=method), classifier)(images)
     assert maps.shape == (1, size, size)
     assert float(maps.amax()) == pytest.approx(1)
 
 
 def test_case_cam_takes_any_method(classifier: SliceClassifier) -> None:
     slices = np.random.default_rng(3).integers(0, 256, (3, 50, 60)).astype(np.uint8)
-    maps = case_cam(slices, np.array([1, 0, 1]), SIZE, cam_method("gradcam", classifier, ["layer3"]), "cpu")
+    method = cam_method(CamSettings(("layer3",), method="gradcam"), classifier)
+    maps = case_cam(slices, np.array([1, 0, 1]), SIZE, method, "cpu")
     assert maps.shape == (3, 50, 60)
     assert maps[0].any()
     assert not maps[1].any()

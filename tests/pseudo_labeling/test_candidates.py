@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudo_labeling.candidates import Choice, agreement, choose, pairwise_iou, perturbed
+from pseudo_labeling.candidates import agreement, choose, pairwise_iou, perturbed
 from pseudo_labeling.prompts import Prompt
 from pseudo_labeling.sam.decoder import ScoredMasks
+from pseudo_labeling.settings import ChoiceRule
 
 SHAPE = (60, 80)
 
@@ -72,12 +73,12 @@ def test_iou_of_pairs() -> None:
 
 
 @pytest.mark.parametrize(("rule", "place"), [("first", 0), ("confidence", 4), ("stability", 0), ("consensus", 2)])
-def test_each_rule_keeps_its_mask(rule: Choice, place: int) -> None:
+def test_each_rule_keeps_its_mask(rule: ChoiceRule, place: int) -> None:
     assert choose(scored(squares(2, 17, 18, 20, 29)), rule) == place
 
 
 @pytest.mark.parametrize("rule", ["first", "confidence", "stability", "consensus"])
-def test_an_empty_mask_never_wins(rule: Choice) -> None:
+def test_an_empty_mask_never_wins(rule: ChoiceRule) -> None:
     masks = squares(0, 0, 7, 0)
     assert choose(scored(masks), rule) == 2
     assert choose(scored(squares(0, 0)), rule) == 0

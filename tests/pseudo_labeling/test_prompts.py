@@ -100,3 +100,26 @@ def test_a_high_power_draws_the_highest_first_and_few_pixels_give_few_points() -
     assert [float(weight[int(y), int(x)]) for x, y in points] == sorted(weight[weight > 0].tolist(), reverse=True)
     again = [sampled_points(weight, 10, 30, np.random.default_rng(2)) for _ in range(2)]
     np.testing.assert_array_equal(*again)
+
+
+def test_sampled_prompts_come_from_the_map_inside_the_region(roi: np.ndarray, images: np.ndarray) -> None:
+    maps = np.zeros(roi.shape, np.float16)
+    maps[1, 12:15, 31:34] = 0.9
+    maps[1, 0:3, 0:3] = 1.0  # not in the region
+    settings = PromptSettings(points="sampled", count=4, padding=0.1)
+    prompt = prompts_from_roi(roi, images, settings, 1.0, maps=maps, seed=3)[1]
+    assert prompt is not None
+    assert prompt.points is not None
+    assert prompt.point_labels is not None
+    assert prompt.point_labels.tolist() == [1] * 4
+    assert all(maps[1, int(y), int(x)] > 0.5 for x, y in prompt.points)
+    np.testing.assert_allclose(prompt.box, [29.5, 9, 35.5, 21])  # 5 and 10 px long, a tenth on each side
+    again, other = (prompts_from_roi(roi, images, settings, 1.0, maps=maps, seed=seed)[1] for seed in (3, 4))
+    assert again is not None
+    assert other is not None
+    np.testing.assert_array_equal(again.points, prompt.points)
+    assert not np.array_equal(other.points, prompt.points)
+    without = prompts_from_roi(roi, images, settings, 1.0)[1]
+    assert without is not None
+    assert without.points is not None
+    assert all(roi[1, int(y), int(x)] for x, y in without.points)

@@ -12,7 +12,7 @@ from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import resolve_settings
 from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.run.workspace import key_of
-from pseudo_labeling.settings import PromptSettings, Settings
+from pseudo_labeling.settings import CamSettings, PromptSettings, Settings, described
 from tests.helpers.paths import PROJECT
 
 
@@ -114,6 +114,14 @@ def test_a_group_that_code_builds_is_checked_too() -> None:
         PromptSettings(colour=1)  # type: ignore[call-arg]
     with pytest.raises(FrozenInstanceError):
         Settings().seed = 1  # type: ignore[misc]
+
+
+def test_a_setting_added_later_changes_no_key_of_work_done_before() -> None:
+    before = "CamSettings(layers=('layer3',), weighted=False)"  # as version 0.1.0 had it
+    assert described(CamSettings()) == before
+    assert key_of(CamSettings()) == key_of(before)
+    assert described(CamSettings(method="gradcam")) == before[:-1] + ", method='gradcam')"
+    assert key_of(CamSettings(method="gradcam")) != key_of(before)
 
 
 def test_the_reference_lists_every_setting_with_every_preset() -> None:

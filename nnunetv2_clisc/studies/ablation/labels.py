@@ -92,7 +92,10 @@ class LabelRuns:
 
         def segment(case: str, scan: Scan) -> np.ndarray:
             roi = scan.read_mask(rois / f"{case}{ENDING}", "run the command again")
-            return run.mask(axial_slices(scan, run.settings.window, case), roi, scan.pixel_mm)
+            slices, maps = axial_slices(scan, run.settings.window, case), None
+            if run.settings.prompts.points == "sampled":
+                maps = run.cam(final_pass(alpha), slices, self._label(slices, scan))
+            return run.mask(slices, roi, scan.pixel_mm, case=case, maps=maps)
 
         folder.run(segment, facts)
         return folder.output

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
+from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import Which
 from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.workspace import Workspace
@@ -67,7 +68,10 @@ def pseudo_label_baseline(
 
     def segment(case: str, scan: Scan) -> np.ndarray:
         slices = axial_slices(scan, finished.settings.window, case)
-        return finished.mask(slices, case_roi(finished, finished.final, scan, slices), scan.pixel_mm)
+        label = finished.labels(slices, scan.slice_mm).label
+        maps = finished.cam(finished.final, slices, label)
+        roi = roi_from_cam(maps, slices, finished.settings.roi)
+        return finished.mask(slices, roi, scan.pixel_mm, case=case, maps=maps)
 
     return folder.run(segment, finished.facts(finished.final, sam=True))
 

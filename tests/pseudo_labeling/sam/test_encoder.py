@@ -143,7 +143,7 @@ def test_each_slice_is_encoded_once_while_memory_allows(
     encoded: list[int] = []
     monkeypatch.setattr(sam, "KEPT_BYTES", kept)
     count = embedded.image_encoder.register_forward_hook(lambda _m, inputs, _o: encoded.append(len(inputs[0])))
-    masks, prompts = SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING, 1.0)
+    masks, prompts, _ = SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING, 1.0)
     count.remove()
     asked = sum(p is not None for p in prompts)
     again = int(SamSegmenter(embedded).masks(images, prompts).any((1, 2)).sum())

@@ -14,7 +14,7 @@ from segment_anything.modeling import Sam
 
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
-from pseudo_labeling.sam.segmenter import SamSegmenter
+from pseudo_labeling.sam.segmenter import SamSegmenter, Segmented, smoothed
 from pseudo_labeling.settings import PromptSettings, SamSettings
 from pseudo_labeling.slices import window_volume
 from pseudo_labeling.weights import models
@@ -93,9 +93,9 @@ def test_two_passes_prompt_again_from_the_first_masks(sam: Sam, case: tuple[np.n
     prompting = PromptSettings(margin=10)
     roi = truth.copy()
     roi[:, :, : truth.shape[2] // 2] &= np.indices(truth.shape[:2]).sum(0)[..., None] % 3 > 0  # a ragged region
-    once, prompts = SamSegmenter(sam).segment(images, roi, prompting, 1.0)
+    once, prompts, _ = SamSegmenter(sam).segment(images, roi, prompting, 1.0)
     np.testing.assert_array_equal(once, SamSegmenter(sam).masks(images, prompts_from_roi(roi, images, prompting, 1.0)))
-    twice, shown = SamSegmenter(sam, SamSettings(passes=2)).segment(images, roi, prompting, 1.0)
+    twice, shown, _ = SamSegmenter(sam, SamSettings(passes=2)).segment(images, roi, prompting, 1.0)
     expected = SamSegmenter(sam).masks(images, prompts_from_roi(once, images, prompting, 1.0))
     np.testing.assert_array_equal(twice, expected)
     boxes = [[None if p is None else p.box.tolist() for p in each] for each in (shown, prompts)]
@@ -107,7 +107,41 @@ def test_small_components_of_the_masks_are_dropped(sam: Sam, case: tuple[np.ndar
     roi = truth.copy()
     z = int(truth.sum((1, 2)).argmin())  # a slice without the lesion gets a prompt all the same
     roi[z, 50:80, 50:80] = True
-    plain, _ = SamSegmenter(sam).segment(images, roi, PromptSettings(margin=10), 1.0)
-    cleaned, _ = SamSegmenter(sam, SamSettings(keep_fraction=1.0)).segment(images, roi, PromptSettings(margin=10), 1.0)
+    plain, _, _ = SamSegmenter(sam).segment(images, roi, PromptSettings(margin=10), 1.0)
+    whole = SamSegmenter(sam, SamSettings(keep_fraction=1.0))
+    cleaned, _, _ = whole.segment(images, roi, PromptSettings(margin=10), 1.0)
     assert not (cleaned & ~plain).any()
     assert ndimage.label(cleaned, structure=np.ones((3, 3, 3)))[1] == 1
+
+
+def test_candidates_agree_less_where_the_prompt_says_little(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
+    images, roi = case
+    prompting = PromptSettings(kind="box", margin=5)
+    alone = SamSegmenter(sam).segment(images, roi, prompting, 1.0)
+    assert np.isnan(alone.agreement).all()
+
+    def several(seed: int = 0, jitter: float = 0.05, **settings: object) -> Segmented:
+        segmenter = SamSegmenter(sam, SamSettings(candidates=5, jitter=jitter, **settings))  # type: ignore[arg-type]
+        return segmenter.segment(images, roi, prompting, 1.0, seed=seed)
+
+    near, far = several(), several(jitter=0.8)
+    asked = roi.any((1, 2))
+    assert (np.isnan(near.agreement) == ~asked).all()
+    assert np.nanmean(near.agreement) > np.nanmean(far.agreement)
+    np.testing.assert_array_equal(several().mask, near.mask)
+    assert (several(seed=1, jitter=0.8).mask != far.mask).any()
+    np.testing.assert_array_equal(several(jitter=0.8, choose="first").mask, alone.mask)  # the unmoved prompt's
+
+
+def test_clean_up_opens_closes_and_fills_each_slice() -> None:
+    masks = np.zeros((2, 30, 30), bool)
+    masks[0, 5:20, 5:20] = True
+    masks[0, 10:13, 10:13] = False  # a hole
+    masks[0, 25, 25] = True  # a speck
+    masks[0, 5:20, 0:5] = True  # touches the frame
+    masks[1, 4, :] = True  # a line in a slice of its own
+    cleaned = smoothed(masks, 3)
+    assert cleaned[0, 5:20, 0:20].all()
+    assert cleaned[0].sum() == 15 * 20
+    assert not cleaned[1].any()
+    assert smoothed(masks, 0) is masks
