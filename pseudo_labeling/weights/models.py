@@ -26,6 +26,7 @@ from pseudo_labeling.embedded.models import (
     embedded_clip_preprocess,
     embedded_clip_tokenizer,
 )
+from pseudo_labeling.sam.tiny_vit import build_mobile_sam, is_mobile_sam, with_timm_names
 from pseudo_labeling.weights.checkpoints import read_state_dict
 from pseudo_labeling.weights.files import locate
 
@@ -100,7 +101,7 @@ def load_sam(spec: str, device: torch.device | str = "cpu") -> SamBundle:
 
     Args:
         spec: `embedded`, `paper`, a name of `weights.WEIGHTS`, or a file in the official layout of ViT-B, -L or -H
-            (MedSAM's is one), or in the embedded model's.
+            (MedSAM's is one) or of MobileSAM, or in the embedded model's.
         device: where the model goes.
 
     Raises:
@@ -110,15 +111,19 @@ def load_sam(spec: str, device: torch.device | str = "cpu") -> SamBundle:
     state = read_state_dict(path)
     _check_finite(state, path)
     kind = published_sam(state)
-    if kind:
-        model: Sam = _filled(sam_model_registry[kind], state, path, f"SAM {kind}")
+    if kind == "vit_t":
+        model: Sam = _filled(build_mobile_sam, with_timm_names(state), path, "MobileSAM")
+    elif kind:
+        model = _filled(sam_model_registry[kind], state, path, f"SAM {kind}")
     else:
-        model = _filled(build_embedded_sam, state, path, "SAM (vit_b, vit_l, vit_h or the embedded one)")
+        model = _filled(build_embedded_sam, state, path, "SAM (vit_b, vit_l, vit_h, MobileSAM or the embedded one)")
     return SamBundle(model=model.to(device).eval(), name=record.name, sha256=record.sha256)
 
 
 def published_sam(state: Mapping[str, torch.Tensor]) -> str | None:
-    """`vit_b`, `vit_l` or `vit_h` by the width of the image encoder; None for any other model."""
+    """`vit_b`, `vit_l` or `vit_h` by the width of the image encoder, `vit_t` for MobileSAM's; None for any other."""
+    if is_mobile_sam(state):
+        return "vit_t"
     patches = state.get("image_encoder.patch_embed.proj.weight")
     return SAM_WIDTHS.get(int(patches.shape[0])) if patches is not None and patches.ndim == 4 else None
 

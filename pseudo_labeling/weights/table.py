@@ -80,6 +80,16 @@ WEIGHTS: tuple[WeightFile, ...] = (
         size=2564550879,
         sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
+    WeightFile(
+        name="mobile_sam",
+        role="sam",
+        title="MobileSAM (TinyViT)",
+        file_name="mobile_sam.pt",
+        url="https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/f706ad9c4eb7f219c00d9050e46328518ffb65d2/"
+        "weights/mobile_sam.pt",
+        size=40728226,
+        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    ),
     # Zenodo names an MD5 only; this SHA-256 is that of the authors' Google Drive file of the same name and size.
     WeightFile(
         name="medsam_vit_b",
