@@ -31,7 +31,7 @@ def build_backbone(name: str, image_size: int, weights: dict[str, torch.Tensor] 
         tokens = {"image_size": image_size} if name.startswith("vit_") else {}
         try:
             network = torchvision.models.get_model(name, weights=None, **tokens)
-        except ValueError:
+        except (AssertionError, ValueError):
             raise UserError(f"settings.classifier.image_size: '{name}' takes no {image_size} px; try 224") from None
         if weights is not None:
             network.load_state_dict(weights)
