@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import timm
 import torch
@@ -30,15 +31,15 @@ def build_backbone(name: str, image_size: int, weights: dict[str, torch.Tensor] 
     if name in torchvision.models.list_models(module=torchvision.models):
         tokens = {"image_size": image_size} if name.startswith("vit_") else {}
         try:
-            network = torchvision.models.get_model(name, weights=None, **tokens)
+            published = torchvision.models.get_model(name, weights=None, **tokens)
         except (AssertionError, ValueError):
             raise UserError(f"settings.classifier.image_size: '{name}' takes no {image_size} px; try 224") from None
         if weights is not None:
-            network.load_state_dict(weights)
-        replace_head(network, name)
-        return network, f"torchvision {name}, {'random' if weights is None else 'ImageNet'}"
+            published.load_state_dict(weights)
+        replace_head(published, name)
+        return published, f"torchvision {name}, {'random' if weights is None else 'ImageNet'}"
     if timm.is_model(name):
-        network = timm.create_model(name, pretrained=False, num_classes=2)
+        network: Any = timm.create_model(name, pretrained=False, num_classes=2)
         if hasattr(network, "set_input_size"):
             network.set_input_size(img_size=image_size)
         return network, f"timm {name}, random"

@@ -76,12 +76,13 @@ def choose(candidates: ScoredMasks, rule: ChoiceRule) -> int:
         rule: `first` the unperturbed prompt's; `confidence` the highest IoU estimate of SAM; `stability` the least
             changed by another threshold; `consensus` the highest mean IoU with the others (the medoid).
     """
-    filled = candidates.masks.any((1, 2))
+    filled: np.ndarray = np.asarray(candidates.masks.any((1, 2)))
+    score: np.ndarray
     if rule == "consensus":
         iou = pairwise_iou(candidates.masks)
         score = iou.sum(1) - np.diag(iou)
     elif rule == "first":
-        score = -np.arange(len(filled), dtype=float)
+        score = np.arange(len(filled), 0, -1)
     else:
         score = getattr(candidates, rule).astype(float)
     return int(np.where(filled, score, -np.inf).argmax())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
@@ -31,7 +32,7 @@ class TinyVitEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+        self.trunk: Any = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
         self.trunk.head = nn.Identity()
         self.trunk.stages[-1].downsample.conv2.conv.stride = (1, 1)
         width = self.trunk.feature_info[-1]["num_chs"]

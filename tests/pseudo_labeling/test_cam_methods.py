@@ -47,6 +47,7 @@ def blobs() -> tuple[SliceClassifier, torch.Tensor, np.ndarray]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    optimizer.zero_grad()
     images, _, masks = batch(8, every=True)
     return network.eval(), images, masks
 
