@@ -29,10 +29,11 @@ class TinyVitEncoder(nn.Module):
     """MobileSAM's image encoder: TinyViT-5M whose last stage keeps the resolution, and SAM's neck."""
 
     img_size = IMAGE_SIZE
+    trunk: Any  # timm does not say what its networks have
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk: Any = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+        self.trunk = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
         self.trunk.head = nn.Identity()
         self.trunk.stages[-1].downsample.conv2.conv.stride = (1, 1)
         width = self.trunk.feature_info[-1]["num_chs"]
