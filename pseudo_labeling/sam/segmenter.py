@@ -11,9 +11,9 @@ from scipy import ndimage
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
-from pseudo_labeling.candidates import agreement, choose, perturbed
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.roi import large_components
+from pseudo_labeling.sam.candidates import agreement, choose, perturbed
 from pseudo_labeling.sam.decoder import decode, decode_scored
 from pseudo_labeling.sam.encoder import KEPT_BYTES, SliceEmbeddings, SliceEncoder, autocast
 from pseudo_labeling.settings import PromptSettings, SamSettings

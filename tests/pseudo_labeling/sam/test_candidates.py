@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudo_labeling.candidates import agreement, choose, pairwise_iou, perturbed
 from pseudo_labeling.prompts import Prompt
+from pseudo_labeling.sam.candidates import agreement, choose, pairwise_iou, perturbed
 from pseudo_labeling.sam.decoder import ScoredMasks
 from pseudo_labeling.settings import ChoiceRule
 
