@@ -54,7 +54,7 @@ def replace_head(network: nn.Module, name: str) -> None:
     """
     linear = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1][1].out_features != 1000:
-        raise UserError(f"settings.classifier.backbone: '{name}' does not end in a linear layer; try resnet50")
+        raise UserError(f"settings.classifier.backbone: '{name}' ends in no linear layer; try resnet50")
     path, head = linear[-1]
     parent, _, attribute = path.rpartition(".")
     setattr(network.get_submodule(parent), attribute, nn.Linear(head.in_features, 2))

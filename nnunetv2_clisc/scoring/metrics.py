@@ -104,9 +104,10 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances in mm from each surface voxel of one mask to the nearest surface voxel of the other, both ways.
 
-    A surface voxel is a mask voxel with a face on the background or on the edge of the volume. Neighbours are looked up
-    in a tree of the surface voxels: unlike a distance transform its cost does not grow with the empty space between
-    parts, and the distances are the same.
+    A surface voxel is a mask voxel with a face on the background or on the edge of the volume. A volume of one slice is
+    a picture: its masks have an outline in their plane, and no face above or below. Neighbours are looked up in a tree
+    of the surface voxels: unlike a distance transform its cost does not grow with the empty space between parts, and
+    the distances are the same.
 
     Args:
         prediction, reference: bool masks of one shape, neither empty.
@@ -115,9 +116,8 @@ def surface_distances(
     Returns:
         From prediction to reference, and from reference to prediction.
     """
-    box = box_around(prediction | reference)
-    ours, theirs = (_surface_mm(mask[box], spacing_mm) for mask in (prediction, reference))
-    return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
+    prediction, reference, spacing_mm = _in_its_plane(prediction, reference, spacing_mm)
+    return _distances(prediction, reference, spacing_mm)
 
 
 def hd95(
@@ -163,15 +163,16 @@ def measure_case(
         prediction, reference: bool masks of one shape, `(z, y, x)`.
         spacing_mm: voxel size in mm, `(z, y, x)`.
     """
+    ml = math.prod(spacing_mm) / 1000
+    prediction, reference, spacing_mm = _in_its_plane(prediction, reference, spacing_mm)
     either = prediction | reference
     # every voxel outside the box is background in both; only the diagonal of the penalty needs the whole shape
     box = box_around(either) if either.any() else (slice(0, 1),) * either.ndim
     ours, theirs = prediction[box], reference[box]
-    ml = math.prod(spacing_mm) / 1000
     ours_ml, theirs_ml = np.count_nonzero(ours) * ml, np.count_nonzero(theirs) * ml
     case = {"dsc": dice(ours, theirs), "hd95_mm": math.nan, "assd_mm": math.nan}
     if ours_ml and theirs_ml:
-        distances = surface_distances(ours, theirs, spacing_mm)
+        distances = _distances(ours, theirs, spacing_mm)
         case |= {"hd95_mm": _hd95(*distances, settings.hd95), "assd_mm": _assd(*distances)}
     case |= {
         "precision": precision(ours, theirs),
@@ -197,6 +198,23 @@ def _for_empty(policy: EmptyPolicy, no_prediction: bool, no_reference: bool, dia
     return {}
 
 
+def _in_its_plane(
+    prediction: np.ndarray, reference: np.ndarray, spacing_mm: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Both masks and their spacing without the axes along which the whole volume has one voxel."""
+    kept = [axis for axis, length in enumerate(prediction.shape) if length > 1] or [0]
+    shape = tuple(prediction.shape[axis] for axis in kept)
+    return prediction.reshape(shape), reference.reshape(shape), tuple(spacing_mm[axis] for axis in kept)
+
+
+def _distances(
+    prediction: np.ndarray, reference: np.ndarray, spacing_mm: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    box = box_around(prediction | reference)
+    ours, theirs = (_surface_mm(mask[box], spacing_mm) for mask in (prediction, reference))
+    return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
+
+
 def _hd95(forth: np.ndarray, back: np.ndarray, definition: Hd95Definition) -> float:
     if definition == "larger":
         return float(max(np.percentile(forth, 95), np.percentile(back, 95)))
@@ -208,7 +226,7 @@ def _assd(forth: np.ndarray, back: np.ndarray) -> float:
 
 
 def _surface_mm(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """Places of a mask's surface voxels in mm, `(n, 3)`."""
+    """Places of a mask's surface voxels in mm, `(n, axes)`."""
     return np.argwhere(mask & ~ndimage.binary_erosion(mask)) * np.asarray(spacing_mm, dtype=float)
 
 

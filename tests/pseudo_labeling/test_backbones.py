@@ -58,7 +58,7 @@ def test_a_layer_without_places_is_refused_in_words() -> None:
     ("name", "size", "message"),
     [
         ("resnet5000", 64, "neither torchvision nor timm has a model 'resnet5000'"),
-        ("squeezenet1_0", 64, "'squeezenet1_0' does not end in a linear layer"),
+        ("squeezenet1_0", 64, "'squeezenet1_0' ends in no linear layer"),
         ("vit_b_16", 100, "'vit_b_16' takes no 100 px"),
     ],
 )

@@ -57,6 +57,20 @@ class TestMetrics:
         case = measure_case(prediction, reference, spacing)
         assert case["volume_error_relative"] == pytest.approx(medpy.ravd(prediction, reference), abs=1e-12)
 
+    def test_a_picture_has_an_outline_and_a_slice_of_a_volume_has_two_faces(self) -> None:
+        from medpy.metric import binary as medpy
+
+        ours, theirs, spacing = blobs(5)[7:8], blobs(6)[7:8], (999.0, 0.7, 0.9)
+        assert hd95(ours, theirs, spacing) == pytest.approx(medpy.hd95(ours[0], theirs[0], spacing[1:]), abs=1e-9)
+        assert assd(ours, theirs, spacing) == pytest.approx(medpy.assd(ours[0], theirs[0], spacing[1:]), abs=1e-9)
+        case = measure_case(ours, theirs, spacing)
+        assert case["hd95_mm"] == pytest.approx(medpy.hd95(ours[0], theirs[0], spacing[1:]), abs=1e-9)
+        assert case["reference_ml"] == pytest.approx(theirs.sum() * 0.999 * 0.7 * 0.9)
+        thick = [np.pad(mask, ((2, 2), (0, 0), (0, 0))) for mask in (ours, theirs)]
+        expected = medpy.hd95(*thick, spacing)
+        assert measure_case(*thick, spacing)["hd95_mm"] == pytest.approx(expected, abs=1e-9)
+        assert expected < case["hd95_mm"]  # inner voxels are surface there, and most of them overlap
+
     @pytest.mark.parametrize(("prediction", "reference"), PAIRS)
     @pytest.mark.parametrize("spacing", SPACINGS)
     def test_larger_definition_equals_monai(

@@ -93,6 +93,7 @@ def test_switch_keeps_a_training_in_float32(tiny: TinyDataset, monkeypatch: pyte
     """What a CPU without bfloat16 instructions does can be measured and tested on one that has them."""
     trainer = tiny.trainer(CLISCTrainer_small)
     assert torch.is_autocast_enabled("cpu") is False
+    monkeypatch.setenv("CLISC_BFLOAT16", "1")  # the tests may be run with it off
     for value, fast in (("0", False), ("1", has_bfloat16(torch.device("cpu")))):
         monkeypatch.setenv("CLISC_BFLOAT16", value)
         with trainer.inference_settings():
