@@ -181,7 +181,9 @@ def test_resnet50_starts_from_imagenet_weights() -> None:
     assert "ImageNet" in origin
 
 
-@pytest.mark.parametrize(("name", "says"), [("resnet1e9", "neither"), ("squeezenet1_0", "no linear layer"), ("clip", "no ResNet")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("resnet1e9", "neither"), ("squeezenet1_0", "no linear layer"), ("clip", "no ResNet")]
+)
 def test_unfit_backbone_is_named(name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         build_classifier(ClassifierSettings(backbone=name), None, None, seed=0)
