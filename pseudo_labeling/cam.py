@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from pseudo_labeling.precision import bfloat16_autocast
 BATCH = 16
 
 
-class CamMethod:
+class CamMethod(ABC):
     """A way from a classifier to maps of its tumour class; a subclass says what the map of one layer is.
 
     Several layers are fused by the geometric mean of their maps, each scaled to a maximum of 1: a place must be marked
@@ -63,9 +64,9 @@ class CamMethod:
             raise RuntimeError("a method without layers")
         return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().float().softmax(dim=1)[:, 1]
 
+    @abstractmethod
     def layer_maps(self, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """One map a layer, `(n, h, w)` float32, not negative, at the layer's own size; and the logits `(n, 2)`."""
-        raise NotImplementedError
 
     def spatial(self, output: torch.Tensor) -> torch.Tensor:
         """What a layer gives as `(n, c, h, w)`.
