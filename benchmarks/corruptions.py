@@ -18,7 +18,6 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunetv2_clisc.studies.baselines.cam_and_sam import case_roi
 from nnunetv2_clisc.training.s3f import similarity
 from pseudo_labeling.rivals.classical import head_mask
 from pseudo_labeling.run.new_cases import FinishedRun
@@ -166,7 +165,8 @@ class Bench:
             slices = axial_slices(scan, self.finished.settings.window)
             key = hashlib.sha256(slices.tobytes() + str((slices.shape, scan.geometry[0])).encode()).hexdigest()
             if key not in self._known:
-                roi = case_roi(self.finished, self.finished.final, scan, slices)
+                label = self.finished.labels(slices, scan.slice_mm).label
+                roi = self.finished.roi(self.finished.final, slices, label)
                 called = scan.from_squares(self.finished.mask(slices, roi, scan.pixel_mm))
                 self._known[key] = similarity(called, mask)
         except IndexError:

@@ -195,6 +195,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_all(files: Sequence[Path]) -> str:
+    """SHA-256 of one file, or one value for several in their order."""
+    each = [sha256_of(file) for file in files]
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
 def check_output(output: Path, inputs: Mapping[str, Path]) -> None:
     """Raise before any work is done if a folder cannot be the output.
 

@@ -306,6 +306,7 @@ def segment_volume(
 
     from nnunetv2_clisc.environment import usable_device
     from nnunetv2_clisc.running.labelling import resolve_settings
+    from pseudo_labeling.roi import Region
     from pseudo_labeling.sam.segmenter import SamSegmenter
     from pseudo_labeling.slices import axial_slices, scan_of
     from pseudo_labeling.weights.models import load_sam
@@ -323,7 +324,8 @@ def segment_volume(
     where = usable_device(device)
     segmenter = SamSegmenter(load_sam(str(weights), where).model, chosen.sam, where)
     slices = axial_slices(scan, chosen.window, "image")
-    mask, _, _ = segmenter.segment(slices, scan.squares(scan.stack_from_image(given)), chosen.prompts, scan.pixel_mm)
+    asked = [Region(scan.squares(scan.stack_from_image(given)))]
+    mask = segmenter.segment(slices, asked, chosen.prompts, scan.pixel_mm).mask
     found: np.ndarray = sitk.GetArrayFromImage(scan.to_file_geometry(scan.from_squares(mask))) > 0
     return found
 

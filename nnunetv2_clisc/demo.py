@@ -114,12 +114,7 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     Raises:
         UserError: the folder holds something else, or a step failed.
     """
-    marker = output / "clisc_demo"
-    if output.exists() and any(output.iterdir()) and not marker.exists():
-        raise UserError(f"-o {output}: the folder is not empty and no earlier demo; name another")
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    marker.touch()
+    folders = begin_demo(output)
     if device == "cpu":
         print(f"expected on this machine: {expected_minutes():.0f} min", flush=True)
     times: list[tuple[str, float]] = []
@@ -128,10 +123,6 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     make_phantoms(scans, seed)
     times.append(("phantoms", time.monotonic() - start))
 
-    folders = {name: output.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    for name, folder in folders.items():
-        folder.mkdir()
-        os.environ[name] = str(folder)
     dataset = f"Dataset{DATASET}_{NAME}"
     raw = folders["nnUNet_raw"] / dataset
     model = folders["nnUNet_results"] / dataset / f"{TRAINER}__{PLANS}__3d_fullres" / "fold_0"
@@ -167,7 +158,7 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     ]  # fmt: skip
     for step in steps:
         words = 3 if step[1] == "baseline" else 2 if step[0] == "nnUNetv2_clisc" else 1
-        times.append((" ".join(step[:words]), _run(step)))
+        times.append((" ".join(step[:words]), run_step(step)))
 
     rows = [
         f"round 1={folders_predicted['imagesTr', 'round_1']}",
@@ -183,6 +174,28 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     print(f"predictions: {final}")
     print("\n" + "\n".join(f"{seconds:6.0f} s  {name}" for name, seconds in times))
     print(f"{time.monotonic() - start:6.0f} s  in all")
+
+
+def begin_demo(output: Path) -> dict[str, Path]:
+    """Make an empty folder for a demo, with nnU-Net's three folders in it, which the environment then names.
+
+    Returns:
+        Those three by their variables.
+
+    Raises:
+        UserError: the folder holds something that is no earlier demo.
+    """
+    marker = output / "clisc_demo"
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise UserError(f"-o {output}: the folder is not empty and no earlier demo; name another")
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    marker.touch()
+    folders = {name: output.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        os.environ[name] = str(folder)
+    return folders
 
 
 def expected_minutes() -> float:
@@ -207,7 +220,7 @@ def seconds_a_step() -> float:
     return min(seconds)
 
 
-def _run(command: list[str]) -> float:
+def run_step(command: list[str]) -> float:
     """Run an installed command of this environment, showing it as a user would type it.
 
     Returns:

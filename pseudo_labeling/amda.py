@@ -6,6 +6,7 @@ import numpy as np
 
 from pseudo_labeling.settings import AmdaSettings
 from pseudo_labeling.slice_labels import HEAD_LEVEL
+from pseudo_labeling.slices import grey
 
 
 def discriminative_region(cam: np.ndarray, roi: np.ndarray, alpha: float) -> np.ndarray:
@@ -49,21 +50,21 @@ class AmdaAugmentation:
         """Mask a batch.
 
         Args:
-            images: `(b, s, s)` uint8.
+            images: `(b, s, s)` or, of pictures, `(b, s, s, 3)` uint8.
             samples: `(b,)` indices of the samples in the training set.
             rng: source of all chance.
 
         Returns:
-            `(b, s, s)` uint8, a copy.
+            A copy of the images.
         """
-        images = images.copy()
+        images, bright = images.copy(), grey(images)
         for row, sample in enumerate(samples):
             if len(self._donors) == 0 or rng.random() >= self.settings.masked_fraction:
                 continue
             region = self.regions[sample]
             if self.labels[sample] == 0:
-                region = self._borrowed(images[row], rng)
-            images[row][region] = self._fill(images[row])
+                region = self._borrowed(bright[row], rng)
+            images[row][region] = self._fill(bright[row])
         return images
 
     def _borrowed(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

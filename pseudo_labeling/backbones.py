@@ -20,13 +20,14 @@ def build_backbone(name: str, image_size: int, weights: dict[str, torch.Tensor] 
     Args:
         name: of torchvision (`resnet50`, `mobilenet_v2`, `efficientnet_b0`, `vit_b_16`, `swin_s`, …), or else of timm.
         image_size: edge of its input in pixels; a transformer has its tokens' places counted for it.
-        weights: torchvision's state dict of this network, with its own 1000 outputs; random ones where none is given.
+        weights: state dict of this network with ImageNet's 1000 outputs, as torchvision or timm names its tensors, or
+            as the package `efficientnet_pytorch` does; random ones where none is given.
 
     Returns:
         The network, and what its weights come from, for the record.
 
     Raises:
-        UserError: no library has it, or it ends in no linear layer.
+        UserError: no library has it, it ends in no linear layer, or the weights are another network's.
     """
     if name in torchvision.models.list_models(module=torchvision.models):
         tokens = {"image_size": image_size} if name.startswith("vit_") else {}
@@ -35,15 +36,34 @@ def build_backbone(name: str, image_size: int, weights: dict[str, torch.Tensor] 
         except (AssertionError, ValueError):
             raise UserError(f"settings.classifier.image_size: '{name}' takes no {image_size} px; try 224") from None
         if weights is not None:
-            published.load_state_dict(weights)
+            _fill(published, weights, name)
         replace_head(published, name)
-        return published, f"torchvision {name}, {'random' if weights is None else 'ImageNet'}"
+        return published, f"torchvision {name}, {_origin(weights)}"
     if timm.is_model(name):
-        network: Any = timm.create_model(name, pretrained=False, num_classes=2)
+        network: Any = timm.create_model(name, pretrained=False, num_classes=2 if weights is None else 1000)
+        if weights is not None:
+            _fill(network, weights, name)
+            network.reset_classifier(2)
         if hasattr(network, "set_input_size"):
             network.set_input_size(img_size=image_size)
-        return network, f"timm {name}, random"
+        return network, f"timm {name}, {_origin(weights)}"
     raise UserError(f"settings.classifier.backbone: neither torchvision nor timm has a model '{name}'")
+
+
+def _origin(weights: dict[str, torch.Tensor] | None) -> str:
+    return "random" if weights is None else "ImageNet"
+
+
+def _fill(network: nn.Module, weights: dict[str, torch.Tensor], name: str) -> None:
+    wanted = network.state_dict()
+    if "_conv_stem.weight" in weights and len(weights) == len(wanted):
+        # `efficientnet_pytorch`: other names for the same tensors in the same order, whose shapes are checked below
+        weights = dict(zip(wanted, weights.values(), strict=True))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:160]
+        raise UserError(f"--classifier-weights: not the weights of '{name}' ({words}); give that network's") from error
 
 
 def replace_head(network: nn.Module, name: str) -> None:

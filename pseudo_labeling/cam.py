@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from dataset_conversion.errors import UserError
 from pseudo_labeling.backbones import as_maps, has_channels_last, last_layer
 from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.precision import bfloat16_autocast
+from pseudo_labeling.settings import CamSettings
 
 BATCH = 16
+Target = Literal["tumour", "predicted"]
 
 
 class CamMethod(ABC):
-    """A way from a classifier to maps of its tumour class; a subclass says what the map of one layer is.
+    """A way from a classifier to maps of one of its classes; a subclass says what the map of one layer is.
 
     Several layers are fused by the geometric mean of their maps, each scaled to a maximum of 1: a place must be marked
     by all of them.
@@ -27,13 +30,15 @@ class CamMethod(ABC):
     Args:
         classifier: of two classes, tumour the second; put into evaluation mode.
         layers: names of modules, whole or from a dot on; `auto` is the last one with maps.
+        target: the class that is explained, the second one or each slice's likelier one.
 
     Raises:
         UserError: no layer, or none or several of a name.
     """
 
-    def __init__(self, classifier: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(self, classifier: nn.Module, layers: Sequence[str], target: Target = "tumour") -> None:
         self.classifier = classifier.eval()
+        self.target: Target = target
         if not layers:
             raise UserError("settings.cam.layers: name at least one layer")
         self.names = [last_layer(classifier) if name == "auto" else name for name in layers]
@@ -41,18 +46,18 @@ class CamMethod(ABC):
         self.layers = [self._module(name) for name in self.names]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps of the tumour class.
+        """Maps of the class that is explained.
 
         Args:
-            inputs: `(n, 1, s, s)` float in [0, 1].
+            inputs: `(n, 1, s, s)` or `(n, 3, s, s)` float in [0, 1].
 
         Returns:
-            `(n, s, s)` float32 in [0, 1], each map's maximum 1 (0 where nothing speaks for a tumour).
+            `(n, s, s)` float32 in [0, 1], each map's maximum 1 (0 where nothing speaks for the class).
         """
         return self.with_probability(inputs)[0]
 
     def with_probability(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The maps of :meth:`__call__`, and the classifier's probability of a tumour, `(n,)`, from the same pass."""
+        """The maps of :meth:`__call__`, and the probability of the explained class, `(n,)`, from the same pass."""
         layer_maps, logits = self.layer_maps(inputs)
         fused: torch.Tensor | None = None
         for layer_map in layer_maps:
@@ -62,7 +67,14 @@ class CamMethod(ABC):
             fused = full_size if fused is None else fused * full_size
         if fused is None:
             raise RuntimeError("a method without layers")
-        return scaled_to_one(fused ** (1 / len(self.layers))), logits.detach().float().softmax(dim=1)[:, 1]
+        logits = logits.detach().float()
+        probability = logits.softmax(dim=1).gather(1, self.explained(logits)[:, None])[:, 0]
+        return scaled_to_one(fused ** (1 / len(self.layers))), probability
+
+    def explained(self, logits: torch.Tensor) -> torch.Tensor:
+        """Number of the class that is explained in each slice, `(n,)`, by its logits `(n, 2)`."""
+        likelier = logits.detach().argmax(dim=1)
+        return likelier if self.target == "predicted" else torch.ones_like(likelier)
 
     @abstractmethod
     def layer_maps(self, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -89,7 +101,7 @@ class CamMethod(ABC):
 class LayerCam(CamMethod):
     """LayerCAM of one or more layers of a classifier.
 
-    The map of a layer is `ReLU(sum_k ReLU(dlogit_tumour/dA_k) * A_k)` over its channels k (Jiang et al., TIP 2021, the
+    The map of a layer is `ReLU(sum_k ReLU(dlogit/dA_k) * A_k)` over its channels k (Jiang et al., TIP 2021, the
     paper's [14]; Eq. 2 of the paper writes the activation as a weight `w_k`).
     """
 
@@ -102,7 +114,8 @@ class LayerCam(CamMethod):
         try:
             with torch.enable_grad():
                 logits = self.classifier(inputs.requires_grad_(True))
-                gradients = torch.autograd.grad(logits[:, 1].sum(), activations)
+                chosen = logits.gather(1, self.explained(logits)[:, None])
+                gradients = torch.autograd.grad(chosen.sum(), activations)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -115,6 +128,11 @@ def scaled_to_one(maps: torch.Tensor) -> torch.Tensor:
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
 
 
+def mapped_slices(label: np.ndarray, settings: CamSettings) -> np.ndarray:
+    """Which slices get a map, `(z,)`, by their labels: the tumour slices, or all of them."""
+    return np.ones_like(label) if settings.slices == "all" else label
+
+
 def case_cam(
     slices: np.ndarray,
     label: np.ndarray,
@@ -124,11 +142,11 @@ def case_cam(
     *,
     weighted: bool = False,
 ) -> np.ndarray:
-    """CAMs of the tumour slices of one case, at the slices' own size; in bfloat16 where the device has it.
+    """CAMs of some slices of one case, at the slices' own size; in bfloat16 where the device has it.
 
     Args:
-        slices: `(z, y, x)` uint8.
-        label: `(z,)`, 1 = tumour; slices labelled 0 get no map.
+        slices: `(z, y, x)` or `(z, y, x, 3)` uint8.
+        label: `(z,)`; slices labelled 0 get no map, see :func:`mapped_slices`.
         image_size: edge in pixels that the classifier sees.
         cam: the method.
         weighted: multiply each map by the classifier's probability, so that slices of a case can be compared.
@@ -136,7 +154,7 @@ def case_cam(
     Returns:
         `(z, y, x)` float16 in [0, 1].
     """
-    maps = np.zeros(slices.shape, dtype=np.float16)
+    maps = np.zeros(slices.shape[:3], dtype=np.float16)
     todo = np.flatnonzero(label)
     for start in range(0, len(todo), BATCH):
         batch = todo[start : start + BATCH]

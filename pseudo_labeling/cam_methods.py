@@ -30,7 +30,7 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from pseudo_labeling.cam import CamMethod, LayerCam
+from pseudo_labeling.cam import CamMethod, LayerCam, Target
 from pseudo_labeling.settings import CamSettings
 
 LIBRARY: dict[str, type[BaseCAM]] = {
@@ -46,17 +46,25 @@ _EIGEN = (EigenCAM, EigenGradCAM)
 _FORWARD_PASSES = (AblationCAM, ScoreCAM)  # one for each channel: slow, and with a progress bar for each slice
 
 
-def cam_method(settings: CamSettings, classifier: nn.Module, seed: int = 0) -> CamMethod:
-    """The CAM method that the settings name.
+def cam_methods(settings: CamSettings, classifier: nn.Module, seed: int = 0) -> list[CamMethod]:
+    """The CAM methods that the settings name, the one that makes the ROI first.
 
     Args:
-        settings: method and layers.
+        settings: methods, layers and class.
         classifier: as for :class:`~pseudo_labeling.cam.CamMethod`.
         seed: of RandomCAM.
     """
-    if settings.method == "layercam":
-        return LayerCam(classifier, settings.layers)
-    return LibraryCam(LIBRARY[settings.method], classifier, settings.layers, seed)
+    return [
+        LayerCam(classifier, settings.layers, settings.target)
+        if name == "layercam"
+        else LibraryCam(LIBRARY[name], classifier, settings.layers, seed, settings.target)
+        for name in settings.methods
+    ]
+
+
+def cam_method(settings: CamSettings, classifier: nn.Module, seed: int = 0) -> CamMethod:
+    """The one that makes the ROI, of :func:`cam_methods`."""
+    return cam_methods(settings, classifier, seed)[0]
 
 
 class LibraryCam(CamMethod):
@@ -67,20 +75,30 @@ class LibraryCam(CamMethod):
 
     Args:
         method: its class.
-        classifier, layers: as for :class:`~pseudo_labeling.cam.CamMethod`.
+        classifier, layers, target: as for :class:`~pseudo_labeling.cam.CamMethod`.
         seed: of RandomCAM, whose weights depend on the slices too, so that they do not depend on the cases before.
     """
 
-    def __init__(self, method: type[BaseCAM], classifier: nn.Module, layers: Sequence[str], seed: int = 0) -> None:
+    def __init__(
+        self,
+        method: type[BaseCAM],
+        classifier: nn.Module,
+        layers: Sequence[str],
+        seed: int = 0,
+        target: Target = "tumour",
+    ) -> None:
         # AblationCAM puts a layer of its own into the network, and gradients gather in the weights
-        super().__init__(copy.deepcopy(classifier), layers)
+        super().__init__(copy.deepcopy(classifier), layers, target)
         self.method = type(f"Plain{method.__name__}", (_Plain, method), {})
         self.seed = seed
 
     def layer_maps(self, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The maps of :class:`~pseudo_labeling.cam.CamMethod`; each layer takes the passes that the method needs."""
-        targets = [ClassifierOutputTarget(1)] * len(inputs)
         maps, logits = [], inputs.new_zeros(len(inputs), 2)
+        if self.target == "predicted":
+            with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+                logits = self.classifier(inputs)
+        targets = [ClassifierOutputTarget(int(number)) for number in self.explained(logits)]
         for layer in self.layers:
             with self._undisturbed(inputs), self._made(layer) as cam:
                 found = cam(inputs, targets)

@@ -31,7 +31,10 @@ Augmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarra
 
 
 class SliceClassifier(nn.Module):
-    """A backbone with two outputs over grey slices: `(n, 1, s, s)` in [0, 1] to `(n, 2)` logits (normal, tumour)."""
+    """A backbone with two outputs: slices `(n, 1, s, s)`, grey, or `(n, 3, s, s)` in [0, 1] to logits `(n, 2)`.
+
+    The second logit is that of a tumour, or of whatever the label 1 stands for.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -48,21 +51,21 @@ class SliceClassifier(nn.Module):
 
 
 def build_classifier(
-    settings: ClassifierSettings, clip: ClipBundle | None, imagenet: dict[str, torch.Tensor] | None, seed: int
+    settings: ClassifierSettings, clip: ClipBundle | None, weights: dict[str, torch.Tensor] | None, seed: int
 ) -> tuple[SliceClassifier, str]:
     """Make the classifier the settings name.
 
     Args:
         settings: backbone name.
         clip: where `clip` and `auto` find CLIP's image tower.
-        imagenet: state dict of torchvision's ResNet50, used when that is the backbone.
+        weights: state dict of the backbone, used where that is not CLIP's tower; None to start at random.
         seed: of the freshly initialised layers.
 
     Returns:
         The classifier and what its weights come from, for the record.
 
     Raises:
-        UserError: unknown backbone, or `clip` where the tower is no ResNet.
+        UserError: unknown backbone, weights of another, or `clip` where the tower is no ResNet.
     """
     torch.manual_seed(seed)
     trunk = getattr(clip.model.visual, "trunk", None) if clip is not None else None
@@ -77,7 +80,7 @@ def build_classifier(
         backbone.reset_classifier(2)
         mean, std = (tuple(getattr(clip.model.visual, f"image_{k}", None) or v) for k, v in _clip_defaults())
         return SliceClassifier(backbone, mean, std), f"CLIP image tower ({clip.name})"
-    backbone, origin = build_backbone(name, settings.image_size, imagenet if name == "resnet50" else None)
+    backbone, origin = build_backbone(name, settings.image_size, weights)
     return SliceClassifier(backbone, IMAGENET_MEAN, IMAGENET_STD), origin
 
 
@@ -88,18 +91,24 @@ def _clip_defaults() -> tuple[tuple[str, tuple[float, ...]], ...]:
 
 
 def classifier_slices(images: np.ndarray, size: int) -> np.ndarray:
-    """Slices at the classifier's size: `(z, y, x)` uint8 to `(z, size, size)` uint8."""
-    resized = np.empty((len(images), size, size), dtype=np.uint8)
+    """Slices at the classifier's size: `(z, y, x)` or `(z, y, x, 3)` uint8 to edges of `size` pixels."""
+    resized = np.empty((len(images), size, size, *images.shape[3:]), dtype=np.uint8)
     for start in range(0, len(images), RESIZED_AT_ONCE):
-        part = torch.from_numpy(np.ascontiguousarray(images[start : start + RESIZED_AT_ONCE])).float()[:, None]
-        part = F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False, antialias=True)[:, 0]
-        resized[start : start + RESIZED_AT_ONCE] = part.round().clamp(0, 255).to(torch.uint8).numpy()
+        part = _channels_first(images[start : start + RESIZED_AT_ONCE]).float()
+        part = F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        found = part.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        resized[start : start + RESIZED_AT_ONCE] = found[..., 0] if images.ndim == 3 else found
     return resized
 
 
 def classifier_input(slices: np.ndarray) -> torch.Tensor:
-    """`(n, s, s)` uint8 to the network's input, `(n, 1, s, s)` float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(slices)).float()[:, None] / 255
+    """`(n, s, s)` or `(n, s, s, 3)` uint8 to the network's input, `(n, 1 or 3, s, s)` float32 in [0, 1]."""
+    return _channels_first(slices).float() / 255
+
+
+def _channels_first(slices: np.ndarray) -> torch.Tensor:
+    found = torch.from_numpy(np.ascontiguousarray(slices))
+    return found[:, None] if found.ndim == 3 else found.permute(0, 3, 1, 2)
 
 
 @dataclass
@@ -138,7 +147,7 @@ def train_classifier(
 
     Args:
         model: left with the weights of its best epoch.
-        slices: `(n, s, s)` uint8.
+        slices: `(n, s, s)` or `(n, s, s, 3)` uint8.
         labels: `(n,)` 0 or 1.
         held_out: `(n,)` bool, samples that judge and do not train.
         settings: learning rate, batch size, epochs, patience.

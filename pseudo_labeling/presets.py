@@ -22,4 +22,36 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sam": {"passes": 2, "keep_fraction": 1 / 3},
         "s3f": {"keep_fraction": 1 / 3},
     },
+    "c2s": {  # Classification-to-Segmentation: pictures with labels; its README's values where it has any
+        "slice_labels": {"min_head_fraction": 0.0},
+        # one of its five backbones, the one whose ImageNet weights `weights download` fetches
+        "classifier": {"backbone": "resnet50", "batch_size": 32, "patience": 50},
+        "cam": {
+            "method": ("gradcam", "gradcam++", "layercam"),
+            "layers": ("auto",),
+            "slices": "all",
+            "target": "predicted",
+        },
+        "amda": {"alpha": 0.0},
+        "roi": {"threshold": 0.5, "opening": 0, "keep_fraction": 0.0},
+        "prompts": {"points": "sampled", "padding": 0.1},
+        "sam": {"candidates": 10, "closing": 5, "keep_fraction": 1.0},
+    },
 }
+# what the package's own small networks need beside a preset that was written for published ones
+EMBEDDED: dict[str, dict[str, Any]] = {
+    "c2s": {
+        "classifier": {"backbone": "clip", "image_size": 128, "batch_size": 16, "epochs": 30, "patience": 8},
+        "cam": {"layers": ("layer2", "layer3", "layer4")},
+    },
+}
+
+
+def preset_values(name: str, *, embedded: bool) -> list[dict[str, Any]]:
+    """What a preset changes, later entries over earlier ones.
+
+    Args:
+        name: one of :data:`PRESETS`.
+        embedded: whether CLIP, and with it the classifier, is the package's own.
+    """
+    return [PRESETS[name], *([EMBEDDED[name]] if embedded and name in EMBEDDED else [])]

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from pseudo_labeling.roi import box_around
 from pseudo_labeling.settings import PromptSettings
+from pseudo_labeling.slices import grey
 
 INTENSITY_POINTS = 5  # as many as the public code ranks
 
@@ -43,7 +44,7 @@ def prompts_from_roi(
 
     Args:
         roi: `(z, y, x)` bool, at square pixels.
-        images: `(z, y, x)` uint8; read only for intensity points.
+        images: `(z, y, x)` or `(z, y, x, 3)` uint8; read only for intensity points.
         settings: kind of prompt, kind of points, margin in mm, padding.
         pixel_mm: edge of a pixel.
         maps: `(z, y, x)`, read only for sampled points: a pixel of the ROI is drawn by its value's power; without maps
@@ -54,7 +55,7 @@ def prompts_from_roi(
         One prompt for each slice, None where the ROI is empty.
     """
     prompts: list[Prompt | None] = []
-    for z, (region, image) in enumerate(zip(roi, images, strict=True)):
+    for z, (region, image) in enumerate(zip(roi, grey(images), strict=True)):
         weight = region if maps is None else np.where(region, maps[z], 0)
         rng = np.random.default_rng([seed, z])
         prompts.append(_slice_prompt(region, image, weight, settings, pixel_mm, rng) if region.any() else None)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from pseudo_labeling.settings import RoiSettings
+from pseudo_labeling.slices import grey
 
 _NOISE_PX = 1.0  # sd in pixels of the Gaussian that keeps single bright pixels out of the brightness
 
@@ -23,7 +27,7 @@ def roi_from_cam(cam: np.ndarray, slices: np.ndarray, settings: RoiSettings) -> 
 
     Args:
         cam: `(z, y, x)` in [0, 1], 0 in slices labelled normal.
-        slices: `(z, y, x)` uint8, windowed; read for the brightness only.
+        slices: `(z, y, x)` uint8, windowed, or `(z, y, x, 3)`; read for the brightness only.
         settings: brightness, threshold, opening, components.
 
     Returns:
@@ -35,7 +39,8 @@ def roi_from_cam(cam: np.ndarray, slices: np.ndarray, settings: RoiSettings) -> 
     if settings.brightness:
         values = values.astype(np.float32)
         for row, z in enumerate(occupied):
-            values[row] *= ndimage.gaussian_filter(slices[z].astype(np.float32), _NOISE_PX) / 255
+            brightness = grey(slices[z : z + 1])[0].astype(np.float32)
+            values[row] *= ndimage.gaussian_filter(brightness, _NOISE_PX) / 255
         lit = values.any(axis=(1, 2))
         occupied, values = (occupied, values) if lit.all() else (occupied[lit], values[lit])
     if not len(occupied):
@@ -49,6 +54,33 @@ def roi_from_cam(cam: np.ndarray, slices: np.ndarray, settings: RoiSettings) -> 
     if settings.opening > 1:
         roi = opened(roi, settings.opening)
     return large_components(roi, settings.keep_fraction)
+
+
+class Region(NamedTuple):
+    """Where SAM is to look in one case.
+
+    Attributes:
+        roi: `(z, y, x)` bool.
+        maps: `(z, y, x)`, where sampled points are drawn from; without them from the region alone.
+    """
+
+    roi: np.ndarray
+    maps: np.ndarray | None = None
+
+
+def prompting_regions(
+    roi: np.ndarray, cams: Sequence[np.ndarray], slices: np.ndarray, settings: RoiSettings, *, sampled: bool
+) -> list[Region]:
+    """The regions that prompt SAM in one case: the ROI of the first method, and those of the others.
+
+    Args:
+        roi: of the first, `(z, y, x)` bool; a person may have changed it.
+        cams: `(z, y, x)` of each method, the first one's first; none where one method and no points from maps are used.
+        slices, settings: as of :func:`roi_from_cam`.
+        sampled: whether points are drawn from the maps.
+    """
+    rois = [roi, *(roi_from_cam(cam, slices, settings) for cam in cams[1:])]
+    return [Region(each, cams[number] if sampled and cams else None) for number, each in enumerate(rois)]
 
 
 def opened(roi: np.ndarray, edge: int) -> np.ndarray:

@@ -89,7 +89,17 @@ class CamSettings:
     # the public code's layer; "auto" is the last one with maps; several are fused by their geometric mean
     layers: Annotated[tuple[Text, ...], Field(min_length=1)] = ("layer3",)
     weighted: Switch = False  # times the classifier's probability of a tumour: alone, the map of every slice peaks at 1
-    method: CamName = field(default="layercam", metadata=_ADDED)  # "randomcam" is a control
+    # of several, the first makes the ROI, and each prompts SAM: more candidates; "randomcam" is a control
+    method: CamName | Annotated[tuple[CamName, ...], Field(min_length=1)] = field(default="layercam", metadata=_ADDED)
+    # the class that is explained: label 1, or whichever the classifier holds for likelier (C2S)
+    target: Literal["tumour", "predicted"] = field(default="tumour", metadata=_ADDED)
+    # which slices get a map: those labelled 1, or all, where each shows an object and the label tells its kind (C2S)
+    slices: Literal["tumour", "all"] = field(default="tumour", metadata=_ADDED)
+
+    @property
+    def methods(self) -> tuple[CamName, ...]:
+        """All methods, the one that makes the ROI first."""
+        return (self.method,) if isinstance(self.method, str) else self.method
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -239,7 +249,7 @@ def _allowed(schema: dict[str, Any]) -> str:
         return ", or ".join(_allowed(each) for each in schema["anyOf"])
     if "const" in schema or "enum" in schema:
         return " or ".join(schema.get("enum", [schema.get("const")]))
-    words = {"boolean": "true or false", "array": 'a list of names, e.g. ["layer3"]', "string": "a text"}
+    words = {"boolean": "true or false", "array": "a list of names", "string": "a text"}
     if schema["type"] in words:
         return words[schema["type"]]
     kind = "a whole number" if schema["type"] == "integer" else "a number"

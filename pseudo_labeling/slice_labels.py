@@ -18,6 +18,7 @@ from dataset_conversion.files import read_table
 from pseudo_labeling.ahead import made_ahead
 from pseudo_labeling.precision import bfloat16_autocast
 from pseudo_labeling.settings import SliceLabelSettings
+from pseudo_labeling.slices import grey
 
 if TYPE_CHECKING:
     from pseudo_labeling.weights.models import ClipBundle
@@ -57,7 +58,7 @@ def slice_features(images: np.ndarray, clip: ClipBundle, device: torch.device | 
     """CLIP's image features of slices, in batches and in bfloat16 where the device has it.
 
     Args:
-        images: `(z, y, x)` uint8.
+        images: `(z, y, x)` uint8, or `(z, y, x, 3)` of pictures.
         clip: model, preprocessing.
 
     Returns:
@@ -106,7 +107,7 @@ def probability_of(features: torch.Tensor, clip: ClipBundle, text: torch.Tensor)
 
 def head_fraction(images: np.ndarray) -> np.ndarray:
     """Share of pixels of each slice that are not air, `(z,)` in [0, 1]."""
-    return (images > HEAD_LEVEL).mean(axis=(1, 2))
+    return (grey(images) > HEAD_LEVEL).mean(axis=(1, 2))
 
 
 def labels_from_probability(
@@ -163,10 +164,10 @@ def read_label_rows(path: str | Path) -> list[dict[str, str]]:
     """The rows of a table of slice labels, not yet checked against any scan.
 
     Raises:
-        UserError: no such file, no CSV, or without the columns `case,slice,label`.
+        UserError: no such file, no CSV, or without the columns `case,label`.
     """
     rows = read_table(path, "give a text file case,slice,label")
-    if not rows or not {"case", "slice", "label"} <= set(rows[0]):
+    if not rows or not {"case", "label"} <= set(rows[0]):
         raise UserError(f"{path}: needs a header 'case,slice,label' and one row a slice")
     return rows
 
@@ -175,7 +176,8 @@ def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, 
     """Read the user's slice labels from a CSV with the columns `case,slice,label`.
 
     Args:
-        path: the file; `slice` counts from 0 as the scan's file does, `label` is 0 or 1.
+        path: the file; `slice` counts from 0 as the scan's file does, `label` is 0 or 1. Cases of one slice (pictures)
+            need no column `slice`.
         depths: number of axial slices of every case of the dataset.
 
     Returns:
@@ -191,8 +193,10 @@ def read_image_labels(path: str | Path, depths: Mapping[str, int]) -> dict[str, 
         case = row["case"]
         if case not in labels:
             raise UserError(f"{where}: imagesTr has no case {case!r}; correct the name or remove the row")
+        if "slice" not in row and depths[case] > 1:
+            raise UserError(f"{path}: needs a header 'case,slice,label' and one row a slice: {case} has {depths[case]}")
         try:
-            z, label = int(row["slice"]), int(row["label"])
+            z, label = int(row.get("slice", 0)), int(row["label"])
         except (TypeError, ValueError):
             raise UserError(f"{where}: slice and label must be whole numbers") from None
         if not 0 <= z < depths[case]:

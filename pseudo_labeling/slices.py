@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -196,6 +196,35 @@ def read_slices(path: str | Path, settings: WindowSettings = WindowSettings()) -
     scan = read_scan(path)
     images, ignored = _axial_slices(scan, settings, str(path))
     return replace(scan.grid, ignored=ignored), images
+
+
+def read_shown(files: Sequence[Path], settings: WindowSettings = WindowSettings()) -> tuple[Grid, np.ndarray]:
+    """What the stages see of a case: of a scan as :func:`read_slices`, of a picture its colours as they are.
+
+    Args:
+        files: the scan's file, or the three channels R, G, B of a picture.
+        settings: of a scan's window.
+
+    Returns:
+        The grid, and `(z, y, x)` or, of a picture, `(1, y, x, 3)` uint8.
+
+    Raises:
+        UserError: as :func:`read_slices`; a picture of more than 8 bit, or channels of several sizes.
+    """
+    if len(files) == 1:
+        return read_slices(files[0], settings)
+    grid = read_grid(files[0])
+    channels = [sitk.GetArrayFromImage(read_image(file)) for file in files]
+    if any(channel.dtype != np.uint8 or channel.shape != grid.shape for channel in channels):
+        raise UserError(f"{files[0]}: its channels are not of 8 bit and one size; `convert pictures` makes such")
+    return grid, np.stack(channels, axis=-1)
+
+
+def grey(images: np.ndarray) -> np.ndarray:
+    """Brightness of slices, `(z, y, x)` uint8: what is grey as it is, of `(z, y, x, 3)` the luma (ITU-R BT.601)."""
+    if images.ndim == 3:
+        return images
+    return np.rint(images @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
 
 
 def axial_slices(scan: Scan, settings: WindowSettings = WindowSettings(), name: str | Path = "scan") -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import SimpleITK as sitk
 
 from dataset_conversion.errors import UserError, explain
-from dataset_conversion.files import copy_file, link_file, write_json
+from dataset_conversion.files import copy_file, link_file, write_json, write_table
 from dataset_conversion.raw.splits import Split, cross_validation, shared_patients
 from dataset_conversion.raw.staging import publish, staging
 from dataset_conversion.raw.target import Target, check_free, claim
@@ -25,6 +25,22 @@ from dataset_conversion.scans.volumes import (
 from dataset_conversion.threads import in_threads
 
 FILE_ENDING = ".nii.gz"
+IMAGE_LABELS = "image_labels.csv"  # in a raw dataset: the labels that came with its pictures
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a dataset shows.
+
+    Attributes:
+        channels: their names; an image with several values a voxel becomes as many files.
+        class_name: of what masks mark.
+        image_labels: 0 or 1 by case, of pictures whose label is known.
+    """
+
+    channels: tuple[str, ...] = ("FLAIR",)
+    class_name: str = "tumour"
+    image_labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,7 @@ def write_dataset(
     notes: tuple[str, ...] = (),
     seed: int = 0,
     threads: int | None = None,
+    content: Content = Content(),
 ) -> ConversionSummary:
     """Convert the cases of a split; geometry is kept, nothing is reoriented or resampled.
 
@@ -89,6 +106,7 @@ def write_dataset(
         source: kind of source data, for `dataset.json`.
         seed: of the further folds, see `cross_validation`.
         threads: cases converted at once; by default one per CPU core, at most 8.
+        content: what the images and masks show.
 
     Raises:
         UserError: a scan or mask is not as it must be, or a folder cannot be written. Nothing is left behind.
@@ -115,7 +133,8 @@ def write_dataset(
         with claim(target), staging(target) as (raw, preprocessed):
             staged = {raw: target.raw, preprocessed: target.preprocessed}
             for dataset in datasets:
-                _write_frame(raw / dataset, preprocessed / dataset, target, split, source, len(unmasked), seed)
+                frame = raw / dataset, preprocessed / dataset
+                _write_frame(*frame, target, split, source, len(unmasked), seed, content)
             fullsup = raw / target.fullsup if target.fullsup else None
             notes += _unified(_convert_cases(cases, split, raw / target.dataset, fullsup, threads))
             check_free(target)  # the claim is not kept on a file system without locks
@@ -152,7 +171,14 @@ def unused_masks(labels: Path | None, fullsup_id: int | None, split: Split) -> t
 
 
 def _write_frame(
-    raw: Path, preprocessed: Path, target: Target, split: Split, source: str, unmasked: int, seed: int
+    raw: Path,
+    preprocessed: Path,
+    target: Target,
+    split: Split,
+    source: str,
+    unmasked: int,
+    seed: int,
+    content: Content,
 ) -> None:
     """Folders, `dataset.json` and `splits_final.json` of one dataset."""
     fullsup = raw.name == target.fullsup
@@ -163,8 +189,8 @@ def _write_frame(
     labels_from = "manual masks" if fullsup else "pseudo-labels once pseudo_label has run, never ground truth"
     dataset_json = {
         "name": raw.name.split("_", 1)[1],
-        "channel_names": {"0": "FLAIR"},
-        "labels": {"background": 0, "tumour": 1},
+        "channel_names": {str(number): name for number, name in enumerate(content.channels)},
+        "labels": {"background": 0, content.class_name: 1},
         "numTraining": len(split.trainval),
         "file_ending": FILE_ENDING,
         "conversion": {
@@ -175,6 +201,9 @@ def _write_frame(
         },
     }
     write_json(raw / "dataset.json", dataset_json)
+    if content.image_labels:
+        rows = [{"case": case, "slice": 0, "label": label} for case, label in content.image_labels.items()]
+        write_table(raw / IMAGE_LABELS, ["case", "slice", "label"], rows)
     for folder in (raw, preprocessed):
         write_json(folder / "splits_final.json", cross_validation(split, seed=seed))
 
@@ -197,16 +226,17 @@ def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None)
     """
     image = case.read_image(case.image)
     check_scan(image, case.image)
-    written = main / f"images{part}" / f"{case.name}_0000{FILE_ENDING}"
     trouble = ""
     if case.read_image is read_unified:
         trouble = what_was_unified(case.image)
     if case.read_image is read_unified and may_be_copied(case.image):
-        copy_file(case.image, written)
+        images = [main / f"images{part}" / f"{case.name}_0000{FILE_ENDING}"]
+        copy_file(case.image, images[0])
     else:
-        write_image(image, written)
+        images = write_channels(image, main / f"images{part}", case.name)
     if fullsup:
-        link_file(written, fullsup / f"images{part}" / written.name)
+        for written in images:
+            link_file(written, fullsup / f"images{part}" / written.name)
     holders = [folder for folder in ((main if part == "Ts" else None), fullsup) if folder]
     if case.mask is None or not holders:
         return trouble
@@ -221,6 +251,17 @@ def _convert_case(case: CaseSource, part: str, main: Path, fullsup: Path | None)
     for folder in holders[1:]:
         link_file(written, folder / f"labels{part}" / written.name)
     return trouble
+
+
+def write_channels(image: sitk.Image, folder: Path, case: str) -> list[Path]:
+    """Write an image as nnU-Net has it, `CASE_0000.nii.gz` and, of several values a voxel, the further channels."""
+    written = []
+    for number in range(image.GetNumberOfComponentsPerPixel()):
+        path = folder / f"{case}_{number:04d}{FILE_ENDING}"
+        several = image.GetNumberOfComponentsPerPixel() > 1
+        write_image(sitk.VectorIndexSelectionCast(image, number) if several else image, path)
+        written.append(path)
+    return written
 
 
 def _unified(troubles: Mapping[str, str]) -> tuple[str, ...]:

@@ -100,25 +100,17 @@ def read_image(path: Path, pixel_type: int | None = None) -> sitk.Image:
     return image
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """Read one volume of at least two slices.
-
-    Raises:
-        UserError: as `read_image`; or only one voxel thick.
-    """
-    image = read_image(path)
-    _check_thickness(image, path)
-    return image
-
-
 def read_unified(path: Path) -> sitk.Image:
     """Read one volume, and where its header means two things, place it by the sform: see `what_was_unified`.
 
     Raises:
-        UserError: as `read_volume`; or the sform that must be taken is sheared.
+        UserError: as `read_image`; only one voxel thick; or the sform that must be taken is sheared.
     """
     image, header = read_with_header(path)
-    _check_thickness(image, path)
+    if min(image.GetSize()) < 2:
+        raise UserError(
+            f"{path}: only one voxel thick (size {image.GetSize()}); give a 3D volume (pictures: `convert pictures`)"
+        )
     if header is not None and two_meanings(header):
         place_by_sform(image, header, path)
         check_edges(image.GetSpacing(), path)
@@ -140,11 +132,6 @@ def may_be_copied(path: Path) -> bool:
         and content.nifti.unit in (0, 2)
         and not (two_meanings(content.nifti))
     )
-
-
-def _check_thickness(image: sitk.Image, path: Path) -> None:
-    if min(image.GetSize()) < 2:
-        raise UserError(f"{path}: only one voxel thick (size {image.GetSize()}); give a 3D volume, not a slice")
 
 
 def write_image_with(

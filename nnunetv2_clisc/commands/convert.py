@@ -95,28 +95,79 @@ def add_convert(commands: Commands) -> None:
     _add_source(lgg, "the folder kaggle_3m")
     _add_target(lgg, "LGG")
     lgg.set_defaults(run=_convert_lgg)
+    _add_pictures(layouts)
+    _add_isic2017(layouts)
+
+
+def _add_pictures(layouts: Commands) -> None:
+    pictures = add_command(
+        layouts,
+        "pictures",
+        "a folder of PNG, JPEG, TIFF or BMP pictures with a table of labels",
+        "A folder of colour or grey pictures, and a table case,label that says which show what is looked for. Each "
+        f"picture becomes a case of one slice. {_WRITES} With -o instead of -d: inputs of nnUNetv2_predict, no "
+        "labels needed.",
+        "nnUNetv2_clisc convert pictures --images PHOTOS --image-labels labels.csv -d 601 -n Skin\n"
+        "  nnUNetv2_clisc convert pictures --images NEW_PHOTOS -o INPUTS",
+    )
+    data = pictures.add_argument_group("data")
+    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="the pictures")
+    data.add_argument("--image-labels", type=Path, metavar="CSV", help="case,label with label 0 or 1; not with -o")
+    _add_labels(data)
+    data.add_argument("--class-name", default="lesion", metavar="NAME", help="of what is marked (default: lesion)")
+    _add_max_edge(data)
+    data.add_argument("-o", "--output", type=Path, metavar="DIR", help="write inputs of nnUNetv2_predict, no dataset")
+    _add_target(pictures, None, required=False)
+    pictures.set_defaults(run=_convert_pictures)
+
+
+def _add_isic2017(layouts: Commands) -> None:
+    isic = add_command(
+        layouts,
+        "isic2017",
+        "the ISIC 2017 challenge: melanoma or not, with its own split",
+        "The pictures of the ISIC 2017 challenge as it ships them: ISIC-2017_Training_Data, its Part1 and Part3 "
+        f"ground truth, and the same of Validation and Test_v2. {_WRITES}",
+        "nnUNetv2_clisc convert isic2017 --source ISIC_2017 -d 601",
+    )
+    _add_max_edge(_add_source(isic, "the folder with ISIC-2017_Training_Data and the others"))
+    _add_target(isic, "ISIC2017", split=False)
+    isic.set_defaults(run=_convert_isic2017)
+
+
+def _add_max_edge(data: argparse._ArgumentGroup) -> None:
+    data.add_argument(
+        "--max-edge",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="make pictures whose longer side has more pixels smaller (default: 1024)",
+    )
 
 
 def _add_labels(data: argparse._ArgumentGroup) -> None:
     data.add_argument("--labels", type=Path, metavar="DIR", help="masks of the test cases (and for --fullsup-d)")
 
 
-def _add_source(parser: argparse.ArgumentParser, what: str) -> None:
+def _add_source(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:
     data = parser.add_argument_group("data")
     data.add_argument("--source", type=Path, required=True, metavar="DIR", help=what)
+    return data
 
 
-def _add_target(parser: argparse.ArgumentParser, name: str | None) -> None:
+def _add_target(
+    parser: argparse.ArgumentParser, name: str | None, *, required: bool = True, split: bool = True
+) -> None:
     """What is written; `name` is the default of `-n`, which is required without one."""
     dataset = parser.add_argument_group("dataset")
     dataset.add_argument(
-        "-d", "--dataset-id", type=_new_id, required=True, metavar="ID", help="number of the new dataset, 1 to 999"
+        "-d", "--dataset-id", type=_new_id, required=required, metavar="ID", help="number of the new dataset, 1 to 999"
     )
     default = f" (default: {name})" if name else ""
     dataset.add_argument(
         "-n",
         "--name",
-        required=name is None,
+        required=required and name is None,
         default=name,
         metavar="NAME",
         help=f"the NAME of DatasetNNN_NAME{default}",
@@ -127,9 +178,12 @@ def _add_target(parser: argparse.ArgumentParser, name: str | None) -> None:
         metavar="ID",
         help="also write a supervised dataset of this number with the same cases and split",
     )
-    split = parser.add_argument_group("split")
-    split.add_argument("--split", type=Path, metavar="FILE", help='JSON {"train": [...], "val": [...], "test": [...]}')
-    add_seed(split, "what is drawn: folds, and the split where no file gives one")
+    drawn = parser.add_argument_group("split")
+    if split:
+        drawn.add_argument(
+            "--split", type=Path, metavar="FILE", help='JSON {"train": [...], "val": [...], "test": [...]}'
+        )
+    add_seed(drawn, "what is drawn: folds, and the split where no file gives one")
 
 
 def _new_id(text: str) -> int:
@@ -187,4 +241,78 @@ def _convert_lgg(args: argparse.Namespace) -> int:
     from dataset_conversion.sources.lgg import convert_lgg
 
     print(convert_lgg(args.source, **_common_options(args)))
+    return 0
+
+
+def _convert_pictures(args: argparse.Namespace) -> int:
+    from dataset_conversion.errors import UserError
+    from dataset_conversion.sources.pictures import convert_new_pictures, convert_pictures
+
+    _check_max_edge(args.max_edge)
+    if args.output is not None:
+        if args.dataset_id is not None:
+            raise UserError("-o, -d: give one of them: inputs of nnUNetv2_predict, or a dataset")
+        written = convert_new_pictures(args.images, args.output, max_edge=args.max_edge)
+        print(f"{args.output}: {len(written) // 3} pictures, as nnUNetv2_predict takes them")
+        return 0
+    for flag, value in (("-d", args.dataset_id), ("-n", args.name), ("--image-labels", args.image_labels)):
+        if value is None:
+            raise UserError(f"{flag}: needed for a dataset; or give -o DIR for inputs of nnUNetv2_predict")
+    found = convert_pictures(
+        args.images,
+        args.image_labels,
+        labels=args.labels,
+        max_edge=args.max_edge,
+        class_name=args.class_name,
+        **_common_options(args),
+    )
+    print(found)
+    return 0
+
+
+def _convert_isic2017(args: argparse.Namespace) -> int:
+    from dataset_conversion.sources.isic2017 import convert_isic2017
+
+    _check_max_edge(args.max_edge)
+    found = convert_isic2017(
+        args.source,
+        dataset_id=args.dataset_id,
+        name=args.name,
+        fullsup_id=args.fullsup_d,
+        seed=args.seed,
+        max_edge=args.max_edge,
+    )
+    print(found)
+    return 0
+
+
+def _check_max_edge(pixels: int) -> None:
+    from dataset_conversion.errors import UserError
+
+    if pixels < 32:
+        raise UserError(f"--max-edge {pixels}: too small to show anything; give 32 or more")
+
+
+def add_masks_to_png(commands: Commands) -> None:
+    """`masks_to_png`: predicted masks of pictures as PNG files."""
+    parser = add_command(
+        commands,
+        "masks_to_png",
+        "predicted masks of pictures back to PNG, each of its picture's size",
+        "Writes masks that nnUNetv2_predict made of converted pictures as PNG files with 0 and 255, each as large as "
+        "the picture it belongs to.",
+        "nnUNetv2_clisc masks_to_png --masks PREDICTIONS --images NEW_PHOTOS -o MASKS",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--masks", type=Path, required=True, metavar="DIR", help="predictions, CASE.nii.gz")
+    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="the pictures that were converted")
+    data.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for CASE.png")
+    parser.set_defaults(run=_masks_to_png)
+
+
+def _masks_to_png(args: argparse.Namespace) -> int:
+    from dataset_conversion.sources.pictures import masks_to_png
+
+    written = masks_to_png(args.masks, args.images, args.output)
+    print(f"{args.output}: {len(written)} masks")
     return 0

@@ -155,7 +155,10 @@ def _add_labelling_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     add_dataset(data, "converted dataset")
     data.add_argument(
-        "--image-labels", type=Path, metavar="CSV", help="your slice labels (case,slice,label) instead of CLIP's"
+        "--image-labels",
+        type=Path,
+        metavar="CSV",
+        help="your slice labels (case,slice,label) instead of CLIP's (default: those that pictures came with)",
     )
     data.add_argument(
         "--redo",
@@ -178,7 +181,7 @@ def _add_labelling_options(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("settings")
     settings.add_argument(
         "--preset",
-        choices=("paper", "public-code", "embedded"),
+        choices=("paper", "public-code", "embedded", "c2s"),
         help="values to begin with (default: those of the weights)",
     )
     settings.add_argument("--settings", type=Path, metavar="FILE", help="JSON with settings to change")

@@ -90,6 +90,17 @@ def add_sanity(commands: Commands) -> None:
     )
     settings = parser.add_argument_group("settings")
     settings.add_argument("--cases", type=up_to_128, default=12, metavar="N", help="how many cases (default: 12)")
+    settings.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also compare CAM methods with randomcam: layercam, gradcam, gradcam++, eigencam, eigengradcam, "
+        "ablationcam, scorecam, or all",
+    )
+    settings.add_argument(
+        "--permuted", action="store_true", help="with --methods: and with a classifier trained on permuted labels"
+    )
     add_seed(settings, "the randomised weights")
     add_device(settings)
     parser.set_defaults(run=_sanity)
@@ -106,6 +117,8 @@ def _sanity(args: argparse.Namespace) -> int:
             cases=args.cases,
             device=args.device,
             seed=args.seed,
+            methods=args.methods,
+            permuted=args.permuted,
         )
     )
     return 0

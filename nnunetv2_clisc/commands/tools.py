@@ -109,6 +109,12 @@ def add_demo(commands: Commands) -> None:
     )
     settings = parser.add_argument_group("settings")
     settings.add_argument(
+        "--method",
+        choices=("clisc", "c2s"),
+        default="clisc",
+        help="clisc: brain scans; c2s: pictures with labels, Classification-to-Segmentation (default: clisc)",
+    )
+    settings.add_argument(
         "-o", "--output", type=Path, default=Path("clisc_demo"), metavar="OUT", help="folder (default: clisc_demo)"
     )
     settings.add_argument("-device", default="cpu", metavar="DEVICE", help="cpu or cuda (default: cpu)")
@@ -118,8 +124,10 @@ def add_demo(commands: Commands) -> None:
 
 def _demo(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.demo import run_demo
+    from nnunetv2_clisc.demo_c2s import run_demo_c2s
 
-    run_demo(args.output, device=args.device, seed=args.seed)
+    run = run_demo_c2s if args.method == "c2s" else run_demo
+    run(args.output, device=args.device, seed=args.seed)
     return 0
 
 

@@ -11,14 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clisc.report.measures import Choice, Measures, pick, read_as_stored
-from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of
+from nnunetv2_clisc.report.pictures import Line, Panel, View, draw, slices_to_show, view_of, whole_view
 from nnunetv2_clisc.report.records import decisions
 from nnunetv2_clisc.report.sources import Run
 from nnunetv2_clisc.training.s3f import Decision
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
 from pseudo_labeling.run.workspace import ENDING
 from pseudo_labeling.settings import PromptSettings, Settings
-from pseudo_labeling.slices import Scan, axial_slices, read_scan
+from pseudo_labeling.slices import Grid, read_shown
 
 DROPPED_SHOWN = 16  # pictures of more would make the file slow to open
 ROWS, ROWS_DROPPED = 3, 2
@@ -65,11 +65,13 @@ class Layer:
 class Shown:
     """A case, read for drawing."""
 
-    scan: Scan
-    images: np.ndarray  # (z, y, x) uint8, at square pixels
+    scan: Grid
+    images: np.ndarray  # (z, y, x) uint8, at square pixels; of a picture (1, y, x, 3)
 
     def view(self, prompts: Sequence[Prompt | None] = ()) -> View:
-        """What the panels show: the head and all of the prompts' boxes."""
+        """What the panels show: the head and all of the prompts' boxes; of a picture everything."""
+        if self.images.ndim == 4:
+            return whole_view(self.images.shape[1:3])
         return view_of(self.images, (1.0, 1.0), [p.box for p in prompts if p is not None and p.box is not None])
 
     def prompts(self, roi: np.ndarray | None, prompting: PromptSettings) -> list[Prompt | None] | None:
@@ -125,7 +127,7 @@ class Galleries:
 
     def _stages(self, role: str, case: str) -> Pictures:
         run = self.run
-        shown = self._read(run.files.image(case))
+        shown = self._read(run.files.shown(case))
         roi, label = shown.mask(run.roi(case)), shown.mask(run.files.label(case))
         found = run.prediction(case)
         prediction = shown.mask(found[0]) if found else None
@@ -145,7 +147,7 @@ class Galleries:
         run, case = self.run, decision.agreement.case
         if run.fold is None:
             raise ValueError("S3F without a fold")
-        shown = self._read(run.files.image(case))
+        shown = self._read(run.files.shown(case))
         prediction = shown.mask(run.fold.prediction(case, ENDING))
         sam, reference = shown.mask(run.fold.sam_mask(case, ENDING)), shown.mask(run.gt.get(case))
         prompts = shown.prompts(prediction, prompting)
@@ -165,19 +167,18 @@ class Galleries:
         return Pictures(case, "dropped", facts, rows)
 
     def _other(self, role: str, case: str, facts: str) -> Pictures:
-        image = self.run.test_image(case)
-        if image is None:
+        files = self.run.test_image(case)
+        if files is None:
             raise ValueError(f"{case} has no scan")
-        shown = self._read(image)
+        shown = self._read(files)
         prediction, reference = shown.mask(self.run.pred[case]), shown.mask(self.run.gt.get(case))
         layers = [Layer("prediction", "outline of the prediction", prediction, "pink")]
         slices = shown.pick({"reference": reference, "prediction": prediction}, ROWS_DROPPED)
         rows = self._rows(shown, slices, layers, reference, scan=True)
         return Pictures(case, role, facts, rows)
 
-    def _read(self, path: Path) -> Shown:
-        scan = read_scan(path)
-        return Shown(scan, axial_slices(scan, self.settings.window, path))
+    def _read(self, files: Sequence[Path]) -> Shown:
+        return Shown(*read_shown(files, self.settings.window))
 
     def _rows(
         self,
@@ -213,7 +214,7 @@ class Galleries:
             return None
         with np.load(path) as arrays:
             cam = arrays["cam"].astype(np.float32)
-        return cam / max(float(cam.max()), 1e-6) if cam.shape == shown.images.shape else None
+        return cam / max(float(cam.max()), 1e-6) if cam.shape == shown.images.shape[:3] else None
 
     def _facts(self, case: str) -> str:
         facts = []

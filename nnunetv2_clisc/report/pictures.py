@@ -107,6 +107,13 @@ def view_of(
     return View((y0, y1, x0, x1), (max(round(height * scale), 1), max(round(width * scale), 1)))
 
 
+def whole_view(shape: tuple[int, ...], edge: int = EDGE) -> View:
+    """All of a picture of `(y, x)` pixels."""
+    height, width = shape
+    scale = edge / max(height, width)
+    return View((0, height, 0, width), (max(round(height * scale), 1), max(round(width * scale), 1)))
+
+
 def draw(
     title: str,
     alt: str,
@@ -121,13 +128,13 @@ def draw(
 
     Args:
         title, alt: words.
-        image: `(y, x)` uint8.
+        image: `(y, x)` or `(y, x, 3)` uint8; colours are drawn as greys.
         view: what is shown.
         heat: `(y, x)` in [0, 1], laid over the slice; the more, the less of the slice is seen.
         lines: outlines, `(y, x)` bool each.
         prompt: box and points in orange; background points as crosses.
     """
-    grey = Image.fromarray(view.crop(image)).resize(view.size[::-1], Image.Resampling.BICUBIC)
+    grey = Image.fromarray(view.crop(image)).convert("L").resize(view.size[::-1], Image.Resampling.BICUBIC)
     if heat is not None:
         return Panel(title, alt, _uri(_heated(grey, view.crop(heat), view)), view.size[1], view.size[0])
     levels = (np.asarray(grey).astype(np.uint16) * (GREYS - 1) // 255).astype(np.uint8)

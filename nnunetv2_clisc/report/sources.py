@@ -93,10 +93,10 @@ class Run:
             return next(((path, whose) for path, whose in places if path.is_file()), None)
         return None
 
-    def test_image(self, case: str) -> Path | None:
-        """The scan of a case outside `imagesTr`."""
-        path = _test_image(self.files.dataset, case)
-        return path if path.is_file() else None
+    def test_image(self, case: str) -> list[Path] | None:
+        """The files of a case outside `imagesTr`, as :meth:`Workspace.shown` has those inside."""
+        files = [self.files.dataset / "imagesTs" / path.name for path in self.files.shown(case)]
+        return files if all(path.is_file() for path in files) else None
 
 
 def find_run(dataset_id: int | str | Path, model: Model, *, pred: Path | None = None, gt: Path | None = None) -> Run:

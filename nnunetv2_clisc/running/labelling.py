@@ -14,7 +14,7 @@ from nnunetv2_clisc.environment import number_of, raw_dataset, usable_device
 from nnunetv2_clisc.running.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
-from pseudo_labeling.presets import PRESETS
+from pseudo_labeling.presets import PRESETS, preset_values
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.weights.files import WeightSpecs, cache_dir, paper_available
 
@@ -40,15 +40,26 @@ def resolve_weights(weights: str | None, clip: str | None, sam: str | None, clas
     return WeightSpecs(*(str(Path(spec).resolve()) if Path(spec).is_file() else spec for spec in specs))
 
 
-def resolve_settings(preset: str, settings_file: Path | None, changes: Sequence[str], seed: int) -> Settings:
+def resolve_settings(
+    preset: str, settings_file: Path | None, changes: Sequence[str], seed: int, *, embedded: bool = False
+) -> Settings:
     """A preset, then the file's entries, then `--set NAME=VALUE`, each over the one before.
+
+    Args:
+        preset: one of `PRESETS`.
+        settings_file: JSON.
+        changes: `NAME=VALUE` each.
+        seed: of everything.
+        embedded: whether CLIP is the package's own, which some presets heed.
 
     Raises:
         UserError: no such preset; a change that is not NAME=VALUE, or a file that is not JSON; an unknown setting.
     """
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: no such preset; give {' or '.join(PRESETS)}")
-    settings = Settings().merged(PRESETS[preset]).merged({"seed": seed})
+    settings = Settings().merged({"seed": seed})
+    for values in preset_values(preset, embedded=embedded):
+        settings = settings.merged(values)
     if settings_file is not None:
         try:
             values = json.loads(settings_file.read_text(encoding="utf-8-sig"))
@@ -118,7 +129,9 @@ def pseudo_label(
     dataset = raw_dataset(options.dataset)
     specs = resolve_weights(options.weights, options.clip_weights, options.sam_weights, options.classifier_weights)
     preset = options.preset or ("embedded" if specs.clip == "embedded" else "paper")
-    settings = resolve_settings(preset, options.settings_file, options.changes, options.seed)
+    settings = resolve_settings(
+        preset, options.settings_file, options.changes, options.seed, embedded=specs.clip == "embedded"
+    )
     if num_gpus is not None:
         if stage not in (None, *SHARED_STAGES):
             raise UserError(f"-num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")

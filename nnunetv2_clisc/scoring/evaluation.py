@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.scans.volumes import list_volumes, read_volume
+from dataset_conversion.scans.volumes import list_volumes, read_image
 from dataset_conversion.threads import in_threads
 from nnunetv2_clisc.scoring.masks import Foreground, Mask, listed, read_mask, turned_to
 from nnunetv2_clisc.scoring.metrics import MetricSettings, measure_case
@@ -107,7 +107,7 @@ def _measure_files(
     prediction: Path, reference: Path, settings: MetricSettings
 ) -> tuple[dict[str, float], frozenset[int], frozenset[int]]:
     """Metrics of a case, and all labels of its prediction and of its reference."""
-    ours, theirs = read_volume(prediction), read_volume(reference)
+    ours, theirs = read_image(prediction), read_image(reference)
     ours = turned_to(theirs, reference, ours, prediction)
     masks: tuple[Mask, Mask] = (
         read_mask(ours, prediction, settings.pred_foreground or settings.foreground),

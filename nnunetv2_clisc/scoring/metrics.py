@@ -46,6 +46,7 @@ METRICS = {
     "assd_mm": Metric(
         "ASSD (mm)", "mean of both directions' surface distances pooled; undefined if a mask is empty", "lower"
     ),
+    "iou": Metric("IoU (%)", "share of the union that both cover, 0 to 1; undefined if both are empty", "higher", 100),
     "precision": Metric("Precision (%)", "share of the prediction that is right, 0 to 1", "higher", 100),
     "recall": Metric("Recall (%)", "share of the reference that is found, 0 to 1", "higher", 100),
     "volume_error_ml": Metric("Volume error (ml)", "predicted minus reference volume"),
@@ -87,6 +88,11 @@ def dice(prediction: np.ndarray, reference: np.ndarray, *, both_empty: float = m
     """
     total = np.count_nonzero(prediction) + np.count_nonzero(reference)
     return 2 * np.count_nonzero(prediction & reference) / total if total else both_empty
+
+
+def iou(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Intersection over union |A∩B| / |A∪B|, 0 to 1; NaN if both are empty."""
+    return _share(np.count_nonzero(prediction & reference), np.count_nonzero(prediction | reference))
 
 
 def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -175,6 +181,7 @@ def measure_case(
         distances = _distances(ours, theirs, spacing_mm)
         case |= {"hd95_mm": _hd95(*distances, settings.hd95), "assd_mm": _assd(*distances)}
     case |= {
+        "iou": iou(ours, theirs),
         "precision": precision(ours, theirs),
         "recall": recall(ours, theirs),
         "volume_error_ml": ours_ml - theirs_ml,
@@ -194,7 +201,8 @@ def _for_empty(policy: EmptyPolicy, no_prediction: bool, no_reference: bool, dia
     if policy == "worst":
         right = no_prediction and no_reference
         distance, share = (0.0, 1.0) if right else (diagonal_mm, 0.0)
-        return {"dsc": share, "hd95_mm": distance, "assd_mm": distance, "precision": share, "recall": share}
+        shares = dict.fromkeys(("dsc", "iou", "precision", "recall"), share)
+        return {**shares, "hd95_mm": distance, "assd_mm": distance}
     return {}
 
 

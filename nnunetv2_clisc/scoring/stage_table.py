@@ -9,7 +9,7 @@ import numpy as np
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_table
-from dataset_conversion.scans.volumes import read_volume
+from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.environment import raw_dataset
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders, mask_files
 from nnunetv2_clisc.scoring.masks import Foreground, image_of, read_mask, turned_to
@@ -49,7 +49,7 @@ def slice_label_scores(
         if case not in found:
             raise UserError(f"{table}: has no slice of case {case}; {again}")
         scan = read_scan(files.image(case))
-        image = turned_to(read_volume(files.image(case)), files.image(case), read_volume(masks[case]), masks[case])
+        image = turned_to(read_image(files.image(case)), files.image(case), read_image(masks[case]), masks[case])
         mask = read_mask(image, masks[case], foreground).voxels
         lesion = [bool(each.any()) for each in scan.stack_from_image(image_of(mask, image))]
         by_file_slice = {scan.file_slice(z): with_lesion for z, with_lesion in enumerate(lesion)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from nnunetv2_clisc.scoring.metrics import dice
 from nnunetv2_clisc.scoring.stage_table import auc
 from nnunetv2_clisc.scoring.statistics import MetricSummary, summarise
 from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd, number, to_markdown, without_nan
+from nnunetv2_clisc.studies.cam_study import CamStudy, table_of
 from pseudo_labeling.cam import case_cam
 from pseudo_labeling.cam_methods import cam_method
 from pseudo_labeling.classifier import classifier_input, classifier_slices
@@ -27,6 +29,7 @@ from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kap
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.workspace import ENDING, Workspace
+from pseudo_labeling.settings import CamName
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, axial_slices, read_scan
 
@@ -57,8 +60,10 @@ def sanity(
     cases: int = 12,
     device: str | None = None,
     seed: int = 0,
+    methods: Sequence[str] = (),
+    permuted: bool = False,
 ) -> str:
-    """Run all controls on some training cases; nothing is trained and no label changes.
+    """Run all controls on some training cases; no label changes.
 
     Args:
         dataset_id: of a dataset that `pseudo_label` has been through.
@@ -67,6 +72,9 @@ def sanity(
         cases: how many, spread evenly over the names.
         device: `cpu` or `cuda`.
         seed: of the randomised weights and the random maps.
+        methods: CAM methods to compare with each other, beside RandomCAM; `all` for all.
+        permuted: compare them also with maps of a classifier trained on permuted labels, which takes as long as the
+            first one's training.
 
     Returns:
         The tables as Markdown.
@@ -74,6 +82,9 @@ def sanity(
     Raises:
         UserError: whatever the user can mend, in one line.
     """
+    if unknown := sorted(set(methods) - {*get_args(CamName), "all"}):
+        raise UserError(f"--methods {unknown[0]}: no such CAM method; give {', '.join(get_args(CamName))}, or all")
+    compared = [name for name in get_args(CamName) if name in methods or "all" in methods]
     files = Workspace(raw_dataset(dataset_id))
     finished = FinishedRun(files, usable_device(device))
     finished.facts(finished.final, sam=False)
@@ -83,13 +94,25 @@ def sanity(
         if not names:
             raise UserError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cases, len(names))).astype(int))]
-    found, checks = Found(), _Checks(finished, seed)
-    for case in tqdm(names, desc="sanity", unit="case"):
-        scan = read_scan(files.image(case))
-        mask = None if gt is None else scan.read_mask(gt / f"{case}{ENDING}", "give masks of these scans")
-        checks.case(scan, mask, found)
-    rows = _rows(found)
-    text = to_markdown(_tables(rows, len(names)))
+    if files.pictures and not methods:
+        raise UserError(f"-d {dataset_id}: holds pictures, whose labels no prompt has made; give --methods to compare")
+    rows: dict[str, Any] = {}
+    tables: list[Table] = []
+    if not files.pictures:
+        found, checks = Found(), _Checks(finished, seed)
+        for case in tqdm(names, desc="sanity", unit="case"):
+            scan = read_scan(files.image(case))
+            mask = None if gt is None else scan.read_mask(gt / f"{case}{ENDING}", "give masks of these scans")
+            checks.case(scan, mask, found)
+        rows = _rows(found)
+        tables = _tables(rows, len(names))
+    if methods:
+        study = CamStudy(finished, compared, permuted=permuted, seed=seed)
+        for case in tqdm(names, desc="CAM methods", unit="case"):
+            study.case(case, None if gt is None else gt / f"{case}{ENDING}")
+        rows["methods"] = study.rows()
+        tables.append(table_of(study.rows(), len(names)))
+    text = to_markdown(tables)
     folder = output or files.root / "sanity"
     write_json(folder / "sanity.json", without_nan({"cases": names, "seed": seed, **rows}))
     write_text(folder / "sanity.md", text)

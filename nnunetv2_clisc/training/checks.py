@@ -38,8 +38,9 @@ def check_before_training(data: FoldData, *, rounds: int, use_s3f: bool, compare
         if use_s3f:
             locate("sam", data.sam_spec)
             for case in data.train:
-                if not (path := data.raw_scan(case)).is_file():
-                    raise UserError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
+                for path in data.shown(case):
+                    if not path.is_file():
+                        raise UserError(f"{path}: the scan is missing; S3F shows it to SAM, so put it back")
     if compare_files:
         check_current(data)
 

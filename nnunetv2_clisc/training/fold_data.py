@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from dataset_conversion.errors import UserError
-from pseudo_labeling.run.workspace import flair_channel
+from pseudo_labeling.run.workspace import flair_channel, shows_pictures
 from pseudo_labeling.settings import Settings
 
 
@@ -101,9 +101,12 @@ class FoldData:
         plans = self.plans.plans_name
         return command if plans == "nnUNetPlans" else f"{command} (with the flags that made {plans})"
 
-    def raw_scan(self, case: str) -> Path:
-        """The file of a training scan that SAM is shown: its FLAIR channel."""
-        return self.raw_scans(case)[flair_channel(self.dataset_json, f"{self.name}/dataset.json")]
+    def shown(self, case: str) -> list[Path]:
+        """The files of a training case that SAM is shown: a scan's FLAIR channel, or all channels of a picture."""
+        files = self.raw_scans(case)
+        if shows_pictures(self.dataset_json):
+            return files
+        return [files[flair_channel(self.dataset_json, f"{self.name}/dataset.json")]]
 
     def raw_scans(self, case: str) -> list[Path]:
         """The files of a training scan, one a channel."""

@@ -1,4 +1,4 @@
-"""The paper's 3D U-Net as nnU-Net plans."""
+"""The paper's U-Net as nnU-Net plans: 3D, and for pictures the same in 2D."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class NetworkSettings:
     decoder_convolutions: int = 2  # of each stage on the way up
     patch: tuple[int, int, int] = (128, 128, 128)
     batch_size: int = 2
+    batch_size_2d: int = 16  # pictures; the patch is then the last two edges
 
 
 def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSettings) -> dict[str, Any]:
@@ -36,22 +37,24 @@ def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSett
 
     Args:
         plans: as written by `nnUNetv2_plan_and_preprocess`.
-        configuration: `3d_fullres` or another 3D configuration without a previous stage.
+        configuration: `3d_fullres`, another 3D configuration without a previous stage, or `2d` for pictures.
 
     Raises:
-        UserError: the configuration is unknown, 2D or a cascade's second stage.
+        UserError: the configuration is unknown, a cascade's second stage, or 2D for volumes.
     """
     plans = deepcopy(plans)
     if configuration not in plans["configurations"]:
         known = ", ".join(plans["configurations"])
         raise UserError(f"configuration '{configuration}': not in the plans, which have {known}; use 3d_fullres")
     planned = PlansManager(deepcopy(plans)).get_configuration(configuration)
-    if len(planned.patch_size) != 3 or planned.previous_stage_name is not None:
+    flat = len(planned.patch_size) == 2
+    if (flat and plans["original_median_shape_after_transp"][0] > 1) or planned.previous_stage_name is not None:
         raise UserError(f"configuration '{configuration}': CLISC trains one 3D network; use 3d_fullres")
-    patch = clipped_to_median(settings.patch, planned.median_image_size_in_voxels)
+    largest = settings.patch[-len(planned.patch_size) :]
+    patch = clipped_to_median(largest, planned.median_image_size_in_voxels)
     changed = plans["configurations"][configuration]
     changed["patch_size"] = list(patch)
-    changed["batch_size"] = settings.batch_size
+    changed["batch_size"] = settings.batch_size_2d if flat else settings.batch_size
     changed["architecture"] = architecture(settings, patch)
     return plans
 
@@ -101,21 +104,21 @@ def architecture(settings: NetworkSettings, patch: tuple[int, ...]) -> dict[str,
 
     Args:
         settings: of a plain U-Net.
-        patch: `(z, y, x)` voxels; no axis is pooled below four.
+        patch: `(z, y, x)` voxels, or `(y, x)` pixels; no axis is pooled below four.
     """
-    stages = len(settings.features)
+    stages, axes = len(settings.features), len(patch)
     return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {
             "n_stages": stages,
             "features_per_stage": list(settings.features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * stages,
+            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+            "kernel_sizes": [[3] * axes] * stages,
             "strides": pooling_strides(patch, stages),
             "n_conv_per_stage": [settings.first_convolutions, *[2] * (stages - 1)],
             "n_conv_per_stage_decoder": [settings.decoder_convolutions] * (stages - 1),
             "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},
             "dropout_op": None,
             "dropout_op_kwargs": None,

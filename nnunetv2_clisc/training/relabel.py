@@ -42,12 +42,12 @@ from nnunetv2_clisc.training.s3f import (
     draw_case,
     keep_all,
     load_agreement,
-    read_shown,
+    read_case,
     save_agreement,
     write_results,
 )
 from pseudo_labeling.ahead import made_ahead
-from pseudo_labeling.roi import large_components
+from pseudo_labeling.roi import Region, large_components
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.slices import AHEAD_VOXELS
@@ -71,7 +71,7 @@ def first_pass_sam(data: FoldData, device: torch.device) -> Segment:
     segmenter = SamSegmenter(sam.model, settings.sam, device)
 
     def segment(images: np.ndarray, roi: np.ndarray, pixel_mm: float) -> np.ndarray:
-        return segmenter.segment(images, roi, settings.prompts, pixel_mm)[0]
+        return segmenter.segment(images, [Region(roi)], settings.prompts, pixel_mm).mask
 
     return segment
 
@@ -218,7 +218,7 @@ class Relabelling:
         voxels = self._write_prediction(prediction, logits, properties)
         if self.segment is None:
             return partial(Agreement, case, voxels)
-        shown = read_shown(self.data.raw_scan(case), prediction, self.settings.window)
+        shown = read_case(self.data.shown(case), prediction, self.settings.window)
         return partial(compare_case, case, shown, self.folder.sam_mask(case, self.data.ending), self.segment)
 
     def _finish_case(self, case: str, ask: Callable[[], Agreement]) -> str:
@@ -273,7 +273,7 @@ class Relabelling:
         draw_case(
             self.folder.picture(case),
             decision,
-            self.data.raw_scan(case),
+            self.data.shown(case),
             self.folder.prediction(case, self.data.ending),
             self.folder.sam_mask(case, self.data.ending),
             self.settings.window,

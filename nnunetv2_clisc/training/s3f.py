@@ -24,10 +24,10 @@ from nnunetv2_clisc.scoring.metrics import dice
 from pseudo_labeling.prompts import prompts_from_roi
 from pseudo_labeling.run.overlays import save_overlay
 from pseudo_labeling.settings import PromptSettings, WindowSettings
-from pseudo_labeling.slices import Grid, read_slices, write_mask
+from pseudo_labeling.slices import Grid, read_shown, write_mask
 
 Segment = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-"""Images `(z, y, x)` uint8, a ROI `(z, y, x)` bool and the edge of their square pixels in mm to SAM's masks, bool."""
+"""Images as :class:`Shown` has them, a ROI `(z, y, x)` bool and the edge of a pixel in mm to SAM's masks, bool."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Shown:
 
     Attributes:
         grid: of the scan.
-        images: `(z, y, x)` uint8 at square pixels.
+        images: `(z, y, x)` uint8 at square pixels; of a picture `(1, y, x, 3)`.
         prediction: `(z, y, x)` bool on the scan's own grid.
     """
 
@@ -74,23 +74,24 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
     return dice(first, second, both_empty=0.0)
 
 
-def read_shown(image: Path, prediction: Path, window: WindowSettings) -> Shown:
+def read_case(files: Sequence[Path], prediction: Path, window: WindowSettings) -> Shown:
     """Read what SAM is shown of one case.
 
     Args:
-        image: the raw scan.
+        files: the raw scan, or the channels of a picture.
         prediction: the network's mask on the raw scan's grid.
         window: the window that the first pass showed to SAM.
 
     Raises:
         UserError: the scan is missing, unreadable, or of another shape than its prediction.
     """
-    if not image.is_file():
-        raise UserError(f"{image}: the scan is missing; S3F shows it to SAM, so put it back")
-    grid, images = read_slices(image, window)
+    for image in files:
+        if not image.is_file():
+            raise UserError(f"{image}: the scan is missing; S3F shows it to SAM, so put it back")
+    grid, images = read_shown(files, window)
     roi = grid.stack_from_image(sitk.ReadImage(str(prediction)))
     if roi.shape != grid.shape:
-        raise UserError(f"{image}: {grid.shape} voxels, but its prediction has {roi.shape}; preprocess again")
+        raise UserError(f"{files[0]}: {grid.shape} voxels, but its prediction has {roi.shape}; preprocess again")
     return Shown(grid, images, roi)
 
 
@@ -209,14 +210,14 @@ def load_agreement(folder: Path, case: str) -> Agreement | None:
 def draw_case(
     picture: Path,
     decision: Decision,
-    image: Path,
+    files: Sequence[Path],
     prediction: Path,
     sam_mask: Path,
     window: WindowSettings,
     prompts: PromptSettings,
 ) -> None:
     """Draw a dropped case for review: image, prediction with prompts, SAM's mask."""
-    shown = read_shown(image, prediction, window)
+    shown = read_case(files, prediction, window)
     grid, images, roi = shown.grid, shown.images, shown.grid.squares(shown.prediction)
     mask = grid.squares(grid.stack_from_image(sitk.ReadImage(str(sam_mask))))
     asked = prompts_from_roi(roi, images, prompts, grid.pixel_mm)

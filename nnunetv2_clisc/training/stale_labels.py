@@ -14,7 +14,7 @@ import blosc2
 import numpy as np
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import read_object, sha256_of
+from dataset_conversion.files import read_object, sha256_of, sha256_of_all
 from nnunetv2_clisc.training.fold_data import FoldData
 from pseudo_labeling.run.workspace import Workspace, key_of
 
@@ -71,7 +71,9 @@ def _check_raw(
 ) -> None:
     """Raw labels and scans against what `finish` recorded."""
     again = f"with the same settings, which names what changed, then {data.preprocess_command}"
-    if key_of(_hashes((case, raw.image(case)) for case in cases)) != made["scans"]:
+    scans = {case: raw.shown(case) for case in cases}
+    there = {case: all(map(Path.is_file, files)) for case, files in scans.items()}
+    if key_of({case: sha256_of_all(files) if there[case] else "" for case, files in scans.items()}) != made["scans"]:
         raise UserError(
             f"{raw.images_dir}: scans were added, removed or replaced since they were labelled; run "
             f"nnUNetv2_clisc pseudo_label -d {data.number} {again}"
@@ -94,7 +96,7 @@ def _outdated(data: FoldData, raw: Workspace, cases: Sequence[str]) -> list[str]
         case
         for case in cases
         if (seg := folder / f"{case}_seg.b2nd").is_file()
-        and (_newer(raw.label(case), seg) or _newer(raw.image(case), seg))
+        and any(_newer(file, seg) for file in (raw.label(case), *raw.shown(case)))
     ]
     found = []
     for case in suspects[:: max(1, -(-len(suspects) // PREPROCESSED_AGAIN))]:

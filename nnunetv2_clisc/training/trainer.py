@@ -43,6 +43,8 @@ class CLISCTrainer(SelfTraining):
         with one_line_errors():
             begun = self.use_what_the_model_began_with(plans, configuration)
             plans = clisc_plans(plans, configuration, self.network_settings)
+            if len(plans["configurations"][configuration]["patch_size"]) == 2:
+                self.suit_pictures()
         super().__init__(plans, configuration, fold, dataset_json, device)
         if begun:
             self.print_to_log_file(f"{begun}; for those of this version, move {self.output_folder_base} away")
@@ -52,6 +54,9 @@ class CLISCTrainer(SelfTraining):
     def use_what_the_model_began_with(self, plans: dict[str, Any], configuration: str) -> str:
         """Set the network and schedule of an earlier version where the model has them, and say so in words."""
         return ""
+
+    def suit_pictures(self) -> None:
+        """Set what differs where the cases are pictures and the network is 2D."""
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """SGD (paper 3.1) with the public code's momentum, weight decay and polynomial decay."""
@@ -71,7 +76,8 @@ class CLISCTrainer(SelfTraining):
         """nnU-Net's; on a CPU convolutions are faster with the channels last in memory (docs/speed.md)."""
         super().initialize()
         if self.device.type == "cpu":
-            self.network.to(memory_format=torch.channels_last_3d)
+            flat = len(self.configuration_manager.patch_size) == 2
+            self.network.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
 
     def load_start(self) -> None:
         """Begin with the network that was trained on phantoms, where the variant says so.
@@ -160,6 +166,10 @@ class Small:
         self.network_settings = earlier
         self.start_from_phantoms, self.epochs, self.learning_rate = False, Scratch.epochs, Scratch.learning_rate
         return "CLISC: this model was begun by version 0.1.0 and goes on with its network and schedule"
+
+    def suit_pictures(self) -> None:
+        """The embedded network is 3D and knows brains: pictures begin with random weights, and larger steps."""
+        self.start_from_phantoms, self.epochs, self.learning_rate = False, 12, Scratch.learning_rate
 
 
 class Scratch:

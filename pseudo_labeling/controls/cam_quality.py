@@ -40,34 +40,42 @@ def randomised(classifier: SliceClassifier, seed: int) -> SliceClassifier:
 
 @torch.inference_mode()
 def deletion_and_insertion(
-    classifier: SliceClassifier, inputs: torch.Tensor, order: torch.Tensor, steps: int = STEPS
+    classifier: SliceClassifier,
+    inputs: torch.Tensor,
+    order: torch.Tensor,
+    steps: int = STEPS,
+    *,
+    target: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of a tumour while pixels are taken away or given, most important first (Petsiuk et al., BMVC 2018).
+    """Probability of a class while pixels are taken away or given, most important first (Petsiuk et al., BMVC 2018).
 
     Both curves run between the slice and a slice whose head has its median everywhere: no black hole is made, no lesion
     is left, and air stays air. (A blurred slice, as in that paper, would keep a large lesion.)
 
     Args:
         classifier: on the device of `inputs`.
-        inputs: `(n, 1, s, s)` float in [0, 1].
+        inputs: `(n, 1, s, s)` or, in colours, `(n, 3, s, s)` float in [0, 1].
         order: `(n, s, s)`, higher = more important, e.g. a CAM.
         steps: of equal shares of the pixels.
+        target: `(n,)` int, number of the class; by default that of a tumour, 1.
 
     Returns:
         deletion and insertion curve, each `(n, steps + 1)` in [0, 1].
     """
-    flat = inputs.reshape(len(inputs), -1)
-    head = flat > HEAD_LEVEL / 255
-    median = torch.where(head, flat, torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    flat = inputs.flatten(2)  # a value a channel and pixel; a pixel is head where any channel is
+    head = (flat > HEAD_LEVEL / 255).any(dim=1, keepdim=True)
+    median = torch.where(head, flat, torch.nan).nanmedian(dim=2, keepdim=True).values.nan_to_num(0.0)
     empty = torch.where(head, median, flat)
     ranked = order.reshape(len(inputs), -1).to(flat.device).argsort(dim=1, descending=True)
+    explained = (torch.ones(len(inputs), dtype=torch.int64) if target is None else target).to(flat.device)[:, None]
     curves: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for step in range(steps + 1):
-        chosen = torch.zeros_like(flat, dtype=torch.bool)
-        chosen.scatter_(1, ranked[:, : round(step / steps * flat.shape[1])], True)
+        chosen = torch.zeros_like(ranked, dtype=torch.bool)
+        chosen = chosen.scatter_(1, ranked[:, : round(step / steps * ranked.shape[1])], True)[:, None]
         images = torch.where(chosen, empty, flat), torch.where(chosen, flat, empty)
         for curve, image in zip(curves, images, strict=True):
-            curve.append(classifier(image.reshape(inputs.shape)).softmax(dim=1)[:, 1].cpu())
+            probability = classifier(image.reshape(inputs.shape)).softmax(dim=1)
+            curve.append(probability.gather(1, explained)[:, 0].cpu())
     deletion, insertion = (torch.stack(curve, dim=1).numpy() for curve in curves)
     return deletion, insertion
 

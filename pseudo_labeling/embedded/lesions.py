@@ -20,13 +20,19 @@ class Lesion:
         centre: head coordinates `x, y` and level.
         radius: of the main lobe, in head units.
         planes_per_cell: how fast its texture changes with the level; 0 for single slices.
+        kind: one of those below; drawn when not given.
     """
 
     def __init__(
-        self, rng: np.random.Generator, centre: tuple[float, float, float], radius: float, planes_per_cell: float = 0.0
+        self,
+        rng: np.random.Generator,
+        centre: tuple[float, float, float],
+        radius: float,
+        planes_per_cell: float = 0.0,
+        kind: str | None = None,
     ) -> None:
         uniform = rng.uniform
-        self.kind = str(rng.choice(_KINDS, p=_KIND_SHARES))
+        self.kind = str(rng.choice(_KINDS, p=_KIND_SHARES)) if kind is None else kind
         if radius < 0.16 and self.kind in ("core", "cavity"):
             self.kind = "heterogeneous"  # small rings would look like spots with a hole
         self.lobes = [(*centre, radius, uniform(0.6, 1.0), uniform(0, np.pi), uniform(0.75, 1.2))]
@@ -65,6 +71,7 @@ class Lesion:
         centred: bool = False,
         radius_range: tuple[float, float] = (0.08, 0.5),
         planes_per_cell: float = 0.0,
+        kind: str | None = None,
     ) -> Lesion:
         """A lesion that reaches the given slice, with its middle there when `centred`."""
         radius = float(np.exp(rng.uniform(*np.log(radius_range))))
@@ -74,7 +81,7 @@ class Lesion:
         place = rng.choice(places)
         rise = 0.0 if centred else rng.uniform(-0.75, 0.75) * radius * _LEVELS_PER_HEAD_UNIT
         centre = (float(anatomy.x.flat[place]), float(anatomy.y.flat[place]), level + rise)
-        return cls(rng, centre, radius, planes_per_cell)
+        return cls(rng, centre, radius, planes_per_cell, kind)
 
     def paint(self, anatomy: Anatomy, level: float) -> tuple[np.ndarray, np.ndarray]:
         """The slice with the lesion in it.

@@ -30,6 +30,7 @@ from pseudo_labeling.embedded.anatomy import TISSUE_CONTRASTS, Head
 from pseudo_labeling.embedded.fields import blur, ramp
 from pseudo_labeling.embedded.lesions import Lesion
 
+_SMALLEST_SHARE = 0.02  # of a phantom picture
 _MINIMUM_AREA = 30  # pixels of a 256 x 256 slice: fewer would not be called a lesion on one slice
 
 
@@ -131,7 +132,12 @@ class Protocol:
 
 
 def phantom_slice(
-    rng: np.random.Generator, *, size: int = 256, lesion: bool = True, stripped: bool | None = None
+    rng: np.random.Generator,
+    *,
+    size: int = 256,
+    lesion: bool = True,
+    stripped: bool | None = None,
+    kind: str | None = None,
 ) -> Phantom:
     """Draw one slice.
 
@@ -140,6 +146,7 @@ def phantom_slice(
         size: pixels along each edge.
         lesion: put a lesion in (then `mask` is not empty).
         stripped: without skull; drawn (35 %) when not given.
+        kind: of the lesion, which is then neither small nor of little contrast; drawn when not given.
     """
     stripped = bool(rng.random() < 0.35) if stripped is None else stripped
     while True:
@@ -154,10 +161,38 @@ def phantom_slice(
         twin = _window(camera.shoot(anatomy.signal, noises, inside, level), camera)
         if not lesion:
             return Phantom(twin, twin, np.zeros((size, size), bool), level, stripped)
-        growth = Lesion.in_slice(rng, anatomy, level)
+        if kind is None:
+            growth = Lesion.in_slice(rng, anatomy, level)
+        else:
+            growth = Lesion.in_slice(rng, anatomy, level, centred=True, radius_range=(0.25, 0.45), kind=kind)
+            growth.contrast = max(growth.contrast, 0.6)
         signal, mask = growth.paint(anatomy, level)
         if mask.sum() >= _MINIMUM_AREA * (size / 256) ** 2:
             return Phantom(_window(camera.shoot(signal, noises, inside, level), camera), twin, mask, level, stripped)
+
+
+def phantom_picture(rng: np.random.Generator, *, size: int = 160, sign: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one picture in colours: every one shows a lesion, and the label says of which kind it is.
+
+    As in dermoscopy, where all pictures show a mole and a few of them a melanoma; what is drawn is a head.
+
+    Args:
+        rng: source of randomness.
+        size: pixels along each edge.
+        sign: whether the lesion has a dark hole, which is what the label is about.
+
+    Returns:
+        picture `(n, n, 3)` uint8, and mask `(n, n)` bool of the whole lesion with its hole.
+    """
+    while True:
+        phantom = phantom_slice(rng, size=size, stripped=False, kind="cavity" if sign else "homogeneous")
+        if phantom.mask.mean() >= _SMALLEST_SHARE:
+            break
+    grey = phantom.image.astype(np.float32) / 255
+    # dark red over skin to pale: light of all colours gets brighter with the grey value, red first and blue last
+    exponents = np.array([0.75, 1.05, 1.35]) * np.exp(rng.normal(0, 0.08, 3))
+    picture = np.rint(255 * grey[..., None] ** exponents).astype(np.uint8)
+    return picture, phantom.mask
 
 
 def phantom_volume(

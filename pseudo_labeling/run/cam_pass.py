@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
 from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
-from pseudo_labeling.cam import case_cam
-from pseudo_labeling.cam_methods import cam_method
+from pseudo_labeling.cam import case_cam, mapped_slices
+from pseudo_labeling.cam_methods import cam_methods
 from pseudo_labeling.classifier import (
     SliceClassifier,
     build_classifier,
@@ -37,7 +37,7 @@ from pseudo_labeling.run.workspace import ENDING, key_of
 from pseudo_labeling.slice_labels import SliceLabels, head_fraction
 from pseudo_labeling.slices import Grid, read_squares, write_mask
 from pseudo_labeling.weights.files import identify
-from pseudo_labeling.weights.models import load_resnet50_state
+from pseudo_labeling.weights.models import load_backbone_state
 
 
 class CamPasses:
@@ -101,10 +101,13 @@ class CamPasses:
             )
 
     def cam(self, name: str, case: str) -> np.ndarray:
-        """A saved CAM, `(z, y, x)` float16 in [0, 1]."""
+        """A saved CAM, `(z, y, x)` float16 in [0, 1]; of several methods, that of the first."""
+        return self.cams(name, case)[0]
+
+    def cams(self, name: str, case: str) -> list[np.ndarray]:
+        """A saved CAM of each method, the one that makes the ROI first."""
         with np.load(self.files.path(f"cam_{name}", f"{case}.npz")) as arrays:
-            cam: np.ndarray = arrays["cam"]
-        return cam
+            return [arrays[each] for each in map(_array_name, range(len(self.settings.cam.methods)))]
 
     def make_cam(self, name: str, case: str, slices: np.ndarray) -> None:
         """Make the CAM of one case where it is not there yet, or not any more: CAMs take the most space on disk."""
@@ -192,25 +195,28 @@ class CamPasses:
         """The untrained classifier and where its weights come from."""
         settings = self.settings.classifier
         clip = self.run.clip if settings.backbone in ("auto", "clip") else None
-        imagenet = None
-        if settings.backbone in ("auto", "resnet50"):
-            imagenet = load_resnet50_state(self.run.specs.classifier)
-        return build_classifier(settings, clip, imagenet, self.settings.seed)
+        weights = None
+        if settings.backbone != "clip":
+            weights = load_backbone_state(settings.backbone, self.run.specs.classifier)
+        return build_classifier(settings, clip, weights, self.settings.seed)
 
     def _make_cam(self, name: str, case: str, slices: np.ndarray, classifier: SliceClassifier, key: str) -> None:
-        cam = case_cam(
-            slices,
-            self.labels[case].label,
-            self.settings.classifier.image_size,
-            cam_method(self.settings.cam, classifier, self.settings.seed),
-            self.device,
-            weighted=self.settings.cam.weighted,
-        )
+        cams = [
+            case_cam(
+                slices,
+                mapped_slices(self.labels[case].label, self.settings.cam),
+                self.settings.classifier.image_size,
+                method,
+                self.device,
+                weighted=self.settings.cam.weighted,
+            )
+            for method in cam_methods(self.settings.cam, classifier, self.settings.seed)
+        ]
         if name == AMDA and self.settings.amda.with_first:
             self.make_cam(RAW, case, slices)
-            cam = np.maximum(cam, self.cam(RAW, case))
+            cams = [np.maximum(*both) for both in zip(cams, self.cams(RAW, case), strict=True)]
         path = self.files.path(f"cam_{name}", f"{case}.npz")
-        write_npz(path, cam=cam)
+        write_npz(path, **{_array_name(number): cam for number, cam in enumerate(cams)})
         self.files.finish(f"cam_{name}", case, key, [path])
 
     def _trained(self, name: str, key: str) -> SliceClassifier:
@@ -224,7 +230,7 @@ class CamPasses:
         slices, targets, names, numbers = self._training_set()
         augmentation: AmdaAugmentation | None = None
         if name == AMDA:
-            regions = self._amda_regions(slices.shape, names, numbers)
+            regions = self._amda_regions(slices.shape[:3], names, numbers)
             augmentation = AmdaAugmentation(regions, targets, self.settings.amda)
             first = torch.load(self.files.path("classifier", f"{RAW}.pt"), weights_only=True, map_location="cpu")
             model.load_state_dict(first)
@@ -248,7 +254,10 @@ class CamPasses:
         return model
 
     def _training_set(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Slices `(n, s, s)`, labels, case names and slice numbers `(n,)` of all confident slices with a head."""
+        """Slices `(n, s, s)`, labels, case names and slice numbers `(n,)` of all confident slices with a head.
+
+        Of pictures the slices are `(n, s, s, 3)`.
+        """
         if self._samples is None:
             slices, targets, names, numbers = [], [], [], []
             self.run.expect(list(self.labels))
@@ -272,3 +281,7 @@ class CamPasses:
             region = discriminative_region(self.cam(RAW, case), self.roi(RAW, case), self.settings.amda.alpha)
             regions[mine] = classifier_slices(region[numbers[mine]] * np.uint8(255), shape[-1]) > 127
         return regions
+
+
+def _array_name(number: int) -> str:
+    return f"cam_{number}" if number else "cam"

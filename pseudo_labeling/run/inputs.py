@@ -14,13 +14,14 @@ import torch
 from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import sha256_of
+from dataset_conversion.files import sha256_of_all
+from dataset_conversion.raw.dataset import IMAGE_LABELS
 from dataset_conversion.scans.integrity import check_complete
-from dataset_conversion.scans.volumes import binarise_mask, check_same_grid, read_volume
+from dataset_conversion.scans.volumes import binarise_mask, check_same_grid, read_image
 from pseudo_labeling.ahead import AheadReader
 from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slices import Grid, fits_beside_another, read_grid, read_slices
+from pseudo_labeling.slices import Grid, fits_beside_another, read_grid, read_shown
 from pseudo_labeling.weights.files import WeightSpecs
 from pseudo_labeling.weights.models import ClipBundle, load_clip
 
@@ -28,6 +29,12 @@ TABLE = "slice_labels.csv"
 logger = logging.getLogger(__name__)
 
 Records = Mapping[str, dict[str, Any] | None]
+
+
+def labels_beside(dataset: Path) -> Path | None:
+    """The labels that came with a dataset of pictures, where there are any."""
+    path = dataset / IMAGE_LABELS
+    return path if path.is_file() else None
 
 
 class RunInputs:
@@ -67,14 +74,14 @@ class RunInputs:
         self._by_hand: dict[Path, tuple[str, int] | None] = {}
         self._grids: dict[str, Grid] = {}
         self._reader = AheadReader(
-            lambda case: read_slices(self.files.image(case), self.settings.window), self.fits_beside_another
+            lambda case: read_shown(self.files.shown(case), self.settings.window), self.fits_beside_another
         )
 
     @cached_property
     def images(self) -> dict[str, str]:
-        """SHA-256 of every scan: a replaced scan is labelled again."""
+        """SHA-256 of every scan, of a picture's channels together: one that was replaced is labelled again."""
         bar = tqdm(self.cases, desc="checking scans", unit="case", leave=False)
-        return {case: sha256_of(self.files.image(case)) for case in bar}
+        return {case: sha256_of_all(self.files.shown(case)) for case in bar}
 
     @cached_property
     def clip(self) -> ClipBundle:
@@ -86,7 +93,7 @@ class RunInputs:
         self._reader.expect(cases)
 
     def read(self, case: str) -> tuple[Grid, np.ndarray]:
-        """Grid and windowed slices `(z, y, x)` uint8 of a scan."""
+        """Grid and slices of a case: windowed `(z, y, x)` uint8 of a scan, `(1, y, x, 3)` uint8 of a picture."""
         return self._reader(case)
 
     def squares(self, case: str) -> list[int]:
@@ -133,7 +140,7 @@ class RunInputs:
             logger.warning("%s; it is made anew", error)
             return None
         try:
-            scan, mask = read_volume(self.files.image(case)), read_volume(path)
+            scan, mask = read_image(self.files.image(case)), read_image(path)
             check_same_grid(scan, self.files.image(case), mask, path)
             if (values := binarise_mask(mask, path)).sum() != sitk.GetArrayViewFromImage(mask).sum():
                 raise UserError(f"{path}: has other values than 0 and 1")

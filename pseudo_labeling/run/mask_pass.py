@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pseudo_labeling.roi import prompting_regions
 from pseudo_labeling.run.cam_pass import CamPasses
 from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.overlays import save_overlay
@@ -59,18 +60,20 @@ class MaskPass:
         scan, slices = self.run.read(case)
         key = self._key(case, self.passes.map_case(final, case, scan, slices))
         roi = self.passes.roi(final, case)
-        sampled = self.run.settings.prompts.points == "sampled"
-        if sampled or self._draws(case):
+        settings = self.run.settings
+        sampled = settings.prompts.points == "sampled"
+        asks_cams = sampled or len(settings.cam.methods) > 1
+        if asks_cams or self._draws(case):
             self.passes.make_cam(final, case, slices)
         if self._segmenter is None:
             raise RuntimeError("prepare() loads SAM before the first case")
+        cams = self.passes.cams(final, case) if asks_cams else []
         found = self._segmenter.segment(
             slices,
-            roi,
-            self.run.settings.prompts,
+            prompting_regions(roi, cams, slices, settings.roi, sampled=sampled),
+            settings.prompts,
             scan.pixel_mm,
-            maps=self.passes.cam(final, case) if sampled else None,
-            seed=chance_of(self.run.settings.seed, case),
+            seed=chance_of(settings.seed, case),
         )
         return partial(self._write, case, key, scan, slices, roi, found)
 
@@ -83,12 +86,12 @@ class MaskPass:
         roi: np.ndarray,
         found: Segmented,
     ) -> None:
-        files, final, (mask, prompts, agreement) = self.run.files, self.passes.final, found
+        files, final, (mask, prompts, agreement, votes) = self.run.files, self.passes.final, found
         write_mask(scan, mask, files.label(case), partial(files.announce, STAGE, case))
         if self._draws(case):
             picture = files.path("overlays", f"{case}.png")
             cam = self.passes.cam(final, case)
-            save_overlay(picture, slices, cam=cam, roi=roi, prompts=prompts, mask=mask, title=case)
+            save_overlay(picture, slices, cam=cam, roi=roi, prompts=prompts, votes=votes, mask=mask, title=case)
         files.finish(
             STAGE,
             case,

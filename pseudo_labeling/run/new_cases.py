@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, sha256_of
-from pseudo_labeling.cam import case_cam
-from pseudo_labeling.cam_methods import cam_method
+from pseudo_labeling.cam import case_cam, mapped_slices
+from pseudo_labeling.cam_methods import cam_methods
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
-from pseudo_labeling.roi import roi_from_cam
+from pseudo_labeling.roi import prompting_regions, roi_from_cam
 from pseudo_labeling.run.classifier_files import Which, final_pass, load_classifier
 from pseudo_labeling.run.workspace import Workspace, chance_of
-from pseudo_labeling.sam.segmenter import SamSegmenter
+from pseudo_labeling.sam.segmenter import Pick, SamSegmenter
 from pseudo_labeling.settings import PromptSettings, Settings
 from pseudo_labeling.slice_labels import (
     SliceLabels,
@@ -27,7 +28,7 @@ from pseudo_labeling.slice_labels import (
     tumour_probability,
 )
 from pseudo_labeling.weights.files import identify
-from pseudo_labeling.weights.models import ClipBundle, SamBundle, load_clip, load_sam
+from pseudo_labeling.weights.models import ClipBundle, SamBundle, load_backbone_state, load_clip, load_sam
 
 logger = logging.getLogger(__name__)
 
@@ -103,32 +104,44 @@ class FinishedRun:
     def labels(self, slices: np.ndarray, slice_mm: float) -> SliceLabels:
         """Slice labels of one case by CLIP, with the dataset's prompts and rules (paper 2.1.1, Eq. 1).
 
+        Where every slice gets a map whatever its label, all are 1 and CLIP is not asked.
+
         Args:
-            slices: `(z, y, x)` uint8, from :func:`pseudo_labeling.slices.axial_slices`.
+            slices: `(z, y, x)` uint8, from :func:`pseudo_labeling.slices.axial_slices`, or a picture's.
             slice_mm: distance of neighbouring slices.
         """
+        if self.settings.cam.slices == "all":
+            everywhere = np.ones(len(slices), dtype=np.int64)
+            return SliceLabels(everywhere.astype(np.float32), everywhere, everywhere.astype(bool))
         probability = tumour_probability(slices, self.networks.clip, self._text, self.device)
         return labels_from_probability(probability, head_fraction(slices), self.settings.slice_labels, slice_mm)
 
     def cam(self, which: Which, slices: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """CAMs of the tumour slices, `(z, y, x)` float16 in [0, 1].
+        """CAMs of the tumour slices, `(z, y, x)` float16 in [0, 1]; of several methods, that of the first.
 
         Args:
             which: the classifier before or after AMDA.
             slices: `(z, y, x)` uint8.
             label: `(z,)`, 1 = tumour.
         """
-        cam = case_cam(
-            slices,
-            label,
-            self.settings.classifier.image_size,
-            cam_method(self.settings.cam, self.classifier(which), self.settings.seed),
-            self.device,
-            weighted=self.settings.cam.weighted,
-        )
+        return self.cams(which, slices, label)[0]
+
+    def cams(self, which: Which, slices: np.ndarray, label: np.ndarray) -> list[np.ndarray]:
+        """CAMs of each method, the one that makes the ROI first; arguments as in :meth:`cam`."""
+        cams = [
+            case_cam(
+                slices,
+                mapped_slices(label, self.settings.cam),
+                self.settings.classifier.image_size,
+                method,
+                self.device,
+                weighted=self.settings.cam.weighted,
+            )
+            for method in cam_methods(self.settings.cam, self.classifier(which), self.settings.seed)
+        ]
         if which == "amda" and self.settings.amda.with_first:
-            cam = np.maximum(cam, self.cam("raw", slices, label))
-        return cam
+            cams = [np.maximum(*both) for both in zip(cams, self.cams("raw", slices, label), strict=True)]
+        return cams
 
     def roi(self, which: Which, slices: np.ndarray, label: np.ndarray) -> np.ndarray:
         """The binarised CAM of one case, `(z, y, x)` bool; arguments as in :meth:`cam`."""
@@ -142,7 +155,8 @@ class FinishedRun:
         prompting: PromptSettings | None = None,
         *,
         case: str = "",
-        maps: np.ndarray | None = None,
+        cams: Sequence[np.ndarray] = (),
+        pick: Pick | None = None,
     ) -> np.ndarray:
         """SAM's masks of one case, `(z, y, x)` bool (paper 2.2).
 
@@ -152,11 +166,13 @@ class FinishedRun:
             pixel_mm: edge of a pixel.
             prompting: instead of the dataset's.
             case: its name, which decides what is drawn at random for it.
-            maps: its CAM, where the prompts' points are drawn from one.
+            cams: from :meth:`cams`, where points are drawn from one or several methods prompt SAM.
+            pick: chooses among candidates instead of the dataset's rule.
         """
         prompting = prompting or self.settings.prompts
         seed = chance_of(self.settings.seed, case)
-        return self._segmenter.segment(slices, roi, prompting, pixel_mm, maps=maps, seed=seed).mask
+        regions = prompting_regions(roi, cams, slices, self.settings.roi, sampled=prompting.points == "sampled")
+        return self._segmenter.segment(slices, regions, prompting, pixel_mm, seed=seed, pick=pick).mask
 
     def classifier(self, which: Which) -> SliceClassifier:
         """The stored classifier, in evaluation mode on the device.
@@ -166,11 +182,22 @@ class FinishedRun:
         """
         if which not in self._classifiers:
             self._classifier_sha256(which)
-            clip = self.networks.clip if self.settings.classifier.backbone in ("auto", "clip") else None
-            model, _ = build_classifier(self.settings.classifier, clip, None, self.settings.seed)
             path = self.files.root / "classifier" / f"{which}.pt"
-            self._classifiers[which] = load_classifier(model, path, self.device)
+            self._classifiers[which] = load_classifier(self.untrained(), path, self.device)
         return self._classifiers[which]
+
+    def use_untrained(self) -> Which:
+        """Map with :meth:`untrained` from now on; returns its name."""
+        self._classifiers["raw"] = self.untrained().to(self.device).eval()
+        return "raw"
+
+    def untrained(self) -> SliceClassifier:
+        """The classifier as training found it, its last layer drawn at random; a control."""
+        settings = self.settings.classifier
+        clip = self.networks.clip if settings.backbone in ("auto", "clip") else None
+        initial = self.recorded.get("classifier", {}).get("spec", "none")
+        weights = None if clip is not None else load_backbone_state(settings.backbone, initial)
+        return build_classifier(settings, clip, weights, self.settings.seed)[0]
 
     # ---- helpers
 

@@ -24,17 +24,19 @@ def save_overlay(
     cam: np.ndarray | None = None,
     roi: np.ndarray | None = None,
     prompts: Sequence[Prompt | None] | None = None,
+    votes: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     title: str = "",
 ) -> None:
-    """Write one PNG with up to four slices of a case, a row each: image, CAM, ROI with prompts, mask.
+    """Write one PNG with up to four slices of a case, a row each: image, CAM, ROI with prompts, candidates, mask.
 
     Args:
         path: file to write.
-        images: `(z, y, x)` uint8.
+        images: `(z, y, x)` uint8, or `(z, y, x, 3)` in colour.
         cam: `(z, y, x)` float, 0 where there is none.
         roi: `(z, y, x)` bool, drawn as a blue line.
         prompts: one for each slice; box and points in orange, background points as crosses.
+        votes: `(z, y, x)`, share of SAM's candidates that mark a pixel, None where there was one candidate.
         mask: `(z, y, x)` bool, drawn as an orange line.
         title: written above.
     """
@@ -42,6 +44,7 @@ def save_overlay(
     rows = representative_slices(occupied, len(images))
     columns = ["image"] + (["CAM"] if cam is not None else [])
     columns += ["ROI and prompts"] if roi is not None or prompts is not None else []
+    columns += ["candidates"] if votes is not None else []
     columns += ["mask"] if mask is not None else []
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(rows) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -60,6 +63,8 @@ def save_overlay(
                     axis.contour(roi[z], [0.5], colors=BLUE, linewidths=1)
                 if prompts is not None:
                     _draw_prompt(axis, prompts[z])
+            elif column == "candidates" and votes is not None:
+                axis.imshow(votes[z], cmap="viridis", alpha=0.6, vmin=0, vmax=1)
             elif column == "mask" and mask is not None and mask[z].any():
                 axis.contour(mask[z], [0.5], colors=ORANGE, linewidths=1.2)
         line[0].set_ylabel(f"slice {z}", fontsize=8)

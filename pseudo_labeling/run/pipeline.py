@@ -18,7 +18,7 @@ from pseudo_labeling.ahead import BehindWriter
 from pseudo_labeling.run.cam_pass import CamPasses
 from pseudo_labeling.run.failures import CaseFailures
 from pseudo_labeling.run.finish import Summary, finish_run
-from pseudo_labeling.run.inputs import RunInputs
+from pseudo_labeling.run.inputs import RunInputs, labels_beside
 from pseudo_labeling.run.mask_pass import MaskPass
 from pseudo_labeling.run.slice_label_pass import SliceLabelPass
 from pseudo_labeling.settings import Settings
@@ -34,7 +34,8 @@ class PseudoLabeling:
     """One run of all stages, or of one of them, over the cases in `imagesTr` of a dataset (paper 2.1 and 2.2).
 
     Args:
-        dataset, settings, specs, device, image_labels, redo: as of :class:`RunInputs`.
+        dataset, settings, specs, device, image_labels, redo: as of :class:`RunInputs`; of pictures, the labels that
+            `convert` wrote beside them are taken where no others are given.
         overlay_every: one overlay for this many cases.
 
     Raises:
@@ -52,6 +53,7 @@ class PseudoLabeling:
         overlay_every: int = 4,
         redo: Sequence[str] | None = None,
     ) -> None:
+        image_labels = image_labels or labels_beside(dataset)
         if image_labels is not None:
             read_label_rows(image_labels)  # now, not after hours of the stages before it is needed
         self.inputs = RunInputs(dataset, settings, specs, device, image_labels, redo)

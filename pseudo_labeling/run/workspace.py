@@ -13,6 +13,7 @@ from typing import Any
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_object, sha256_of, write_bytes, write_json
 from dataset_conversion.scans.integrity import check_fetched
+from dataset_conversion.scans.picture import COLOURS, is_picture
 from pseudo_labeling.settings import described
 
 ENDING = ".nii.gz"
@@ -31,13 +32,13 @@ def chance_of(seed: int, case: str) -> int:
 
 
 def flair_channel(dataset_json: Mapping[str, Any], where: Path | str) -> int:
-    """Number of the FLAIR channel by the names in a dataset.json; 0 where there is only one channel.
+    """Number of the FLAIR channel by the names in a dataset.json; 0 where there is only one channel, or a picture's.
 
     Raises:
         UserError: several channels, and not exactly one of them is called FLAIR.
     """
     names = dataset_json.get("channel_names")
-    if not isinstance(names, dict) or len(names) < 2:
+    if not isinstance(names, dict) or len(names) < 2 or is_picture(list(names.values())):
         return 0
     flair = [number for number, name in names.items() if _FLAIR.search(str(name))]
     if len(flair) != 1 or not str(flair[0]).isdigit():
@@ -47,6 +48,12 @@ def flair_channel(dataset_json: Mapping[str, Any], where: Path | str) -> int:
             "name the one to label FLAIR in channel_names, or convert the FLAIR scans alone"
         )
     return int(flair[0])
+
+
+def shows_pictures(dataset_json: Mapping[str, Any]) -> bool:
+    """Whether a dataset.json is one of pictures in colour."""
+    names = dataset_json.get("channel_names")
+    return isinstance(names, dict) and is_picture(list(names.values()))
 
 
 class Workspace:
@@ -83,6 +90,11 @@ class Workspace:
         """Number of the FLAIR channel, see :func:`flair_channel`."""
         return flair_channel(read_object(self.dataset_json), self.dataset_json) if self.dataset_json.is_file() else 0
 
+    @cached_property
+    def pictures(self) -> bool:
+        """Whether the cases are pictures in colour, one slice each."""
+        return self.dataset_json.is_file() and shows_pictures(read_object(self.dataset_json))
+
     @property
     def _image_ending(self) -> str:
         return f"_{self.channel:04d}{ENDING}"
@@ -93,8 +105,13 @@ class Workspace:
         return self.dataset / "dataset.json"
 
     def image(self, case: str) -> Path:
-        """The scan of a case."""
+        """The scan of a case; of a picture its first channel."""
         return self.images_dir / f"{case}{self._image_ending}"
+
+    def shown(self, case: str) -> list[Path]:
+        """The files that the stages see of a case: its scan, or all channels of a picture."""
+        channels = range(len(COLOURS)) if self.pictures else (self.channel,)
+        return [self.images_dir / f"{case}_{channel:04d}{ENDING}" for channel in channels]
 
     def label(self, case: str) -> Path:
         """The pseudo-label of a case."""

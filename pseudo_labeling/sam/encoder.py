@@ -49,18 +49,19 @@ class SliceEncoder:
         """Slices at SAM's size, as `SamPredictor` resizes them; on the CPU, so that a thread can do it ahead.
 
         Args:
-            images: `(y, x)` uint8 each.
+            images: `(y, x)` or `(y, x, 3)` uint8 each.
 
         Returns:
-            `(n, 1, h, w)` uint8, the longer of h and w being SAM's image size.
+            `(n, 1, h, w)` or `(n, 3, h, w)` uint8, the longer of h and w being SAM's image size.
         """
         if self.settings.equalise:
             images = [np.asarray(ImageOps.equalize(Image.fromarray(image))) for image in images]
-        return torch.from_numpy(np.stack([self._resize.apply_image(image) for image in images]))[:, None]
+        found = torch.from_numpy(np.stack([self._resize.apply_image(image) for image in images]))
+        return found[:, None] if found.ndim == 3 else found.permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
-        """`(n, 1, h, w)` uint8 from :meth:`inputs` to `(n, c, h / stride, w / stride)` float32 on the device."""
+        """`(n, 1 or 3, h, w)` uint8 from :meth:`inputs` to `(n, c, h / stride, w / stride)` float32 on the device."""
         colour = inputs.to(self.device).expand(-1, 3, -1, -1).float()
         with autocast(self.device, self.bfloat16):
             prepared = self.model.preprocess(colour).to(memory_format=torch.channels_last)
@@ -73,7 +74,7 @@ class SliceEmbeddings:
 
     Args:
         encoder: makes them.
-        images: `(z, y, x)` uint8.
+        images: `(z, y, x)` or `(z, y, x, 3)` uint8.
         keep_bytes: memory for embeddings already made; 0 keeps none.
     """
 

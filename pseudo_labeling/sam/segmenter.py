@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,14 @@ from segment_anything.modeling import Sam
 from tqdm import tqdm
 
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
-from pseudo_labeling.roi import large_components
+from pseudo_labeling.roi import Region, large_components
 from pseudo_labeling.sam.candidates import agreement, choose, perturbed
-from pseudo_labeling.sam.decoder import decode, decode_scored
+from pseudo_labeling.sam.decoder import ScoredMasks, decode, decode_scored
 from pseudo_labeling.sam.encoder import KEPT_BYTES, SliceEmbeddings, SliceEncoder, autocast
 from pseudo_labeling.settings import PromptSettings, SamSettings
+
+Pick = Callable[[int, ScoredMasks], int]
+"""A slice's number and its candidates to the place of the one to keep."""
 
 
 class Segmented(NamedTuple):
@@ -24,14 +27,16 @@ class Segmented(NamedTuple):
 
     Attributes:
         mask: `(z, y, x)` bool, cleaned as `SamSettings` say.
-        prompts: of the first pass.
+        prompts: of the first pass and the first region.
         agreement: `(z,)`, mean IoU of the candidates of each prompted slice in the last pass; NaN elsewhere, and
             everywhere where there is one candidate.
+        votes: `(z, y, x)` float16, share of the candidates that mark a pixel in the last pass; None with one candidate.
     """
 
     mask: np.ndarray
     prompts: list[Prompt | None]
     agreement: np.ndarray
+    votes: np.ndarray | None = None
 
 
 class SamSegmenter:
@@ -50,78 +55,102 @@ class SamSegmenter:
     def segment(
         self,
         images: np.ndarray,
-        roi: np.ndarray,
+        regions: Sequence[Region],
         prompting: PromptSettings,
         pixel_mm: float,
         *,
-        maps: np.ndarray | None = None,
         seed: int = 0,
+        pick: Pick | None = None,
     ) -> Segmented:
         """Prompt SAM from a region, once or, with `SamSettings.passes` = 2, again from its own cleaned masks.
 
         The first labelling calls this with CAM regions, the S3F round with the network's prediction.
 
         Args:
-            images: `(z, y, x)` uint8.
-            roi: `(z, y, x)` bool.
+            images: `(z, y, x)` or `(z, y, x, 3)` uint8.
+            regions: where to look; several give each slice as many candidates, of which one is kept.
             prompting: how a region becomes prompts.
             pixel_mm: edge of a pixel.
-            maps: `(z, y, x)`, where sampled points come from; without them from the region alone.
             seed: of sampled points and perturbed prompts.
+            pick: chooses among several candidates; by default the settings' rule does.
         """
         embeddings = SliceEmbeddings(self.encoder, images, KEPT_BYTES if self.settings.passes > 1 else 0)
-        first = prompts = prompts_from_roi(roi, images, prompting, pixel_mm, maps=maps, seed=seed)
-        mask, agreement = self._cleaned(*self._masks(embeddings, prompts, seed))
-        for _ in range(self.settings.passes - 1):
-            prompts = prompts_from_roi(mask, images, prompting, pixel_mm, maps=maps, seed=seed)
-            mask, agreement = self._cleaned(*self._masks(embeddings, prompts, seed))
-        return Segmented(mask, first, agreement)
 
-    def _cleaned(self, masks: np.ndarray, agreement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return large_components(smoothed(masks, self.settings.closing), self.settings.keep_fraction), agreement
+        def asked(regions: Sequence[Region]) -> list[list[Prompt | None]]:
+            return [
+                prompts_from_roi(each.roi, images, prompting, pixel_mm, maps=each.maps, seed=seed) for each in regions
+            ]
+
+        first = asked(regions)
+        found = self._masks(embeddings, first, seed, pick)
+        for _ in range(self.settings.passes - 1):
+            found = self._masks(embeddings, asked([Region(self._cleaned(found.mask), regions[0].maps)]), seed, pick)
+        return Segmented(self._cleaned(found.mask), first[0], found.agreement, found.votes)
+
+    def _cleaned(self, masks: np.ndarray) -> np.ndarray:
+        return large_components(smoothed(masks, self.settings.closing), self.settings.keep_fraction)
 
     def masks(self, images: np.ndarray, prompts: Sequence[Prompt | None], progress: bool = False) -> np.ndarray:
         """Segment every slice that has a prompt; the others stay empty (paper: `y = 0` slices are empty).
 
         Args:
-            images: `(z, y, x)` uint8.
+            images: `(z, y, x)` or `(z, y, x, 3)` uint8.
             prompts: one for each slice, in pixels of the slice.
             progress: show a bar over the prompted slices.
 
         Returns:
             `(z, y, x)` bool.
         """
-        return self._masks(SliceEmbeddings(self.encoder, images), prompts, progress=progress)[0]
+        return self._masks(SliceEmbeddings(self.encoder, images), [prompts], progress=progress).mask
 
     @torch.inference_mode()
     def _masks(
-        self, embeddings: SliceEmbeddings, prompts: Sequence[Prompt | None], seed: int = 0, *, progress: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Masks `(z, y, x)` and, with several candidates, their agreement `(z,)`, NaN elsewhere."""
+        self,
+        embeddings: SliceEmbeddings,
+        prompts: Sequence[Sequence[Prompt | None]],
+        seed: int = 0,
+        pick: Pick | None = None,
+        *,
+        progress: bool = False,
+    ) -> Segmented:
+        """One pass: the masks as SAM gives them."""
+        pick = pick or (lambda _, candidates: choose(candidates, self.settings.choose))
         images = embeddings.images
-        masks = np.zeros(images.shape, dtype=bool)
+        masks = np.zeros(images.shape[:3], dtype=bool)
         agreed = np.full(len(images), np.nan)
         size = (int(images.shape[1]), int(images.shape[2]))
-        asked = {z: prompt for z, prompt in enumerate(prompts) if prompt is not None}
+        of_slice = ([prompt for prompt in each if prompt is not None] for each in zip(*prompts, strict=True))
+        asked = {z: found for z, found in enumerate(of_slice) if found}
+        single = self.settings.candidates == 1 and len(prompts) == 1
+        votes = None if single else np.zeros(images.shape[:3], dtype=np.float16)
         with tqdm(total=len(asked), desc="SAM", unit="slice", leave=False, disable=not progress) as bar:
             for batch, found in embeddings.batches(list(asked)):
                 with autocast(self.device, bfloat16=False):  # a trainer may call this from its own autocast
-                    if self.settings.candidates == 1:
-                        masks[batch] = decode(self.model, found, [asked[z] for z in batch], size)
+                    if votes is None:
+                        masks[batch] = decode(self.model, found, [asked[z][0] for z in batch], size)
                     else:
                         for z, embedding in zip(batch, found, strict=True):
-                            masks[z], agreed[z] = self._chosen(embedding, asked[z], size, [seed, z])
+                            candidates = self.candidates(embedding, asked[z], size, [seed, z])
+                            masks[z] = candidates.masks[pick(z, candidates)]
+                            agreed[z], votes[z] = agreement(candidates.masks), candidates.masks.mean(0)
                 bar.update(len(batch))
-        return masks, agreed
+        return Segmented(masks, list(prompts[0]), agreed, votes)
 
-    def _chosen(
-        self, embedding: torch.Tensor, prompt: Prompt, size: tuple[int, int], seed: list[int]
-    ) -> tuple[np.ndarray, float]:
-        """One of several masks of a slice, `(y, x)` bool, and how much all of them agree."""
+    def candidates(
+        self, embedding: torch.Tensor, asked: Sequence[Prompt], size: tuple[int, int], seed: Sequence[int]
+    ) -> ScoredMasks:
+        """All masks of one slice: those of each prompt and of the prompts around it, the unmoved one first.
+
+        Args:
+            embedding: `(c, h, w)`.
+            asked: the prompts of each region.
+            size: `(y, x)` of the slice.
+            seed: of the perturbations; a second region's are others.
+        """
         settings = self.settings
-        prompts = perturbed(prompt, settings.candidates, settings.jitter, size, np.random.default_rng(seed))
-        candidates = decode_scored(self.model, embedding.expand(len(prompts), -1, -1, -1), prompts, size)
-        return candidates.masks[choose(candidates, settings.choose)], agreement(candidates.masks)
+        rng = np.random.default_rng(seed)
+        prompts = [each for one in asked for each in perturbed(one, settings.candidates, settings.jitter, size, rng)]
+        return decode_scored(self.model, embedding.expand(len(prompts), -1, -1, -1), prompts, size)
 
 
 def smoothed(masks: np.ndarray, edge: int) -> np.ndarray:

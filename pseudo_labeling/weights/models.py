@@ -152,6 +152,34 @@ def load_resnet50_state(spec: str) -> dict[str, torch.Tensor] | None:
     return state
 
 
+def load_backbone_state(backbone: str, spec: str) -> dict[str, torch.Tensor] | None:
+    """Read the weights that the slice classifier's network starts from.
+
+    Args:
+        backbone: its name; `auto` may turn out to be a ResNet50.
+        spec: as of :func:`load_resnet50_state`; for another network a file of its own weights, or `none`.
+
+    Returns:
+        The file's state dict, which only the network itself can judge, or None.
+
+    Raises:
+        UserError: file missing, damaged or holding pickled code; the published ResNet50 for another network.
+    """
+    if backbone in ("auto", "resnet50"):
+        return load_resnet50_state(spec)
+    if spec in ("none", "embedded"):
+        return None
+    if not Path(spec).is_file():
+        raise UserError(
+            f"--classifier-weights {spec}: is a ResNet50, and settings.classifier.backbone is '{backbone}'; give a "
+            "file of that network's weights, or none"
+        )
+    path, _ = locate("resnet50", spec)
+    state = read_state_dict(path)
+    _check_finite(state, path)
+    return state
+
+
 def _openai_clip(state: Mapping[str, torch.Tensor], path: Path) -> open_clip.CLIP:
     """A CLIP with a vision transformer, QuickGELU and OpenAI's vocabulary, of the size the shapes tell."""
     # A scripted CLIP may also carry its causal masks, which the model makes itself.

@@ -12,8 +12,8 @@ import torch
 from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from pseudo_labeling.cam import LayerCam, case_cam
-from pseudo_labeling.cam_methods import LIBRARY, LibraryCam, cam_method
+from pseudo_labeling.cam import LayerCam, case_cam, mapped_slices
+from pseudo_labeling.cam_methods import LIBRARY, LibraryCam, cam_method, cam_methods
 from pseudo_labeling.classifier import IMAGENET_MEAN, IMAGENET_STD, SliceClassifier
 from pseudo_labeling.settings import CamName, CamSettings
 
@@ -157,3 +157,40 @@ def test_case_cam_takes_any_method(classifier: SliceClassifier, inputs: Callable
     assert maps.shape == (3, 50, 60)
     assert maps[0].any() or maps[2].any()
     assert not maps[1].any()
+
+
+@pytest.mark.parametrize("name", ["layercam", "gradcam"])
+def test_the_likelier_class_is_explained_where_asked(
+    classifier: SliceClassifier, inputs: Callable[..., torch.Tensor], name: CamName
+) -> None:
+    images = inputs()
+    images[1] = 0.2  # without a square
+    logits = classifier(images).detach()
+    assert logits.argmax(1).tolist() == [1, 0, 1]
+    tumour, predicted = (
+        cam_method(CamSettings(("layer3",), method=name, target=target), classifier).with_probability(images.clone())
+        for target in ("tumour", "predicted")
+    )
+    for z in (0, 2):
+        np.testing.assert_allclose(predicted[0][z], tumour[0][z], atol=1e-5)
+    np.testing.assert_allclose(predicted[1], logits.softmax(1).amax(1), atol=1e-5)
+    # two logits whose order is turned round: label 0 is now what the second one says
+    turned = copy.deepcopy(classifier)
+    with torch.no_grad():
+        turned.backbone.fc.weight.copy_(classifier.backbone.fc.weight.flip(0))
+        turned.backbone.fc.bias.copy_(classifier.backbone.fc.bias.flip(0))
+    other = cam_method(CamSettings(("layer3",), method=name), turned)(images.clone())
+    np.testing.assert_allclose(predicted[0][1], other[1], atol=1e-5)
+
+
+def test_several_methods_keep_their_order(classifier: SliceClassifier) -> None:
+    settings = CamSettings(("layer3",), method=("gradcam", "layercam"))
+    first, second = cam_methods(settings, classifier)
+    assert isinstance(first, LibraryCam)
+    assert isinstance(second, LayerCam)
+
+
+def test_all_slices_are_mapped_where_asked() -> None:
+    label = np.array([0, 1, 0])
+    assert mapped_slices(label, CamSettings()).tolist() == [0, 1, 0]
+    assert mapped_slices(label, CamSettings(slices="all")).tolist() == [1, 1, 1]

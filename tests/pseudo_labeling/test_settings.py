@@ -129,9 +129,9 @@ def test_the_reference_lists_every_setting_with_every_preset() -> None:
     rows = {}
     for line in text.splitlines():
         cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
-        if len(cells) == 5 and cells[0].count(".") == 1:
-            rows[cells[0]] = cells[1:4]
-    presets = [Settings().merged(PRESETS[name]).to_dict() for name in ("paper", "embedded", "public-code")]
+        if len(cells) == 6 and cells[0].count(".") == 1:
+            rows[cells[0]] = [cell.strip("`") for cell in cells[1:5]]
+    presets = [Settings().merged(PRESETS[name]).to_dict() for name in ("paper", "embedded", "public-code", "c2s")]
     groups = {group: values for group, values in presets[0].items() if isinstance(values, dict)}
     assert set(rows) == {f"{group}.{name}" for group, values in groups.items() for name in values}
     for setting, listed in rows.items():

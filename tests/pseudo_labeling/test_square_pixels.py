@@ -14,7 +14,7 @@ from nnunetv2_clisc.training.s3f import Agreement, decide
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.prompts import prompts_from_roi
-from pseudo_labeling.roi import roi_from_cam
+from pseudo_labeling.roi import Region, roi_from_cam
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings, Settings, WindowSettings
 from pseudo_labeling.slice_labels import encode_prompts, head_fraction, labels_from_probability, tumour_probability
@@ -149,7 +149,7 @@ def test_a_scan_upside_down_gets_the_label_upside_down() -> None:
         probability = tumour_probability(slices, clip, text, "cpu")
         tumour = labels_from_probability(probability, head_fraction(slices), settings.slice_labels, 5.0).label
         cam = np.where(tumour[:, None, None] == 1, slices / 255, 0).astype(np.float16)  # stands in for the classifier's
-        return segmenter.segment(slices, roi_from_cam(cam, slices, settings.roi), settings.prompts, 1.0)[0]
+        return segmenter.segment(slices, [Region(roi_from_cam(cam, slices, settings.roi))], settings.prompts, 1.0)[0]
 
     found = label(volume)
     assert found.any()

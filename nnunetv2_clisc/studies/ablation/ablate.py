@@ -7,13 +7,14 @@ from pathlib import Path
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import check_output
-from dataset_conversion.scans.volumes import list_volumes
 from nnunetv2_clisc.environment import nnunet_device, raw_dataset, usable_device
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
 from nnunetv2_clisc.studies.ablation.files import Result, write_ablation
 from nnunetv2_clisc.studies.ablation.labels import LabelRuns
 from nnunetv2_clisc.studies.ablation.networks import NetworkRuns
 from nnunetv2_clisc.studies.ablation.runs import Run, chosen_runs
+from nnunetv2_clisc.studies.baselines.folder import list_cases
+from pseudo_labeling.run.workspace import Workspace
 
 
 def ablate(
@@ -57,7 +58,7 @@ def ablate(
     dataset = raw_dataset(dataset_id)
     images, gt = images or dataset / "imagesTs", gt or dataset / "labelsTs"
     check_output(output, {})
-    scans, masks = list_volumes(images), mask_files(gt)
+    scans, masks = list_cases(images, pictures=Workspace(dataset).pictures), mask_files(gt)
     if missing := sorted(scans.keys() - masks.keys()):
         raise UserError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")
     trains = any(run.trains_network for run in runs)
@@ -65,11 +66,12 @@ def ablate(
     labels = LabelRuns(dataset, images, output, where)
     networks = None
     if trains:
-        networks = NetworkRuns(dataset, scans, output, trainer=trainer, plans=plans, fold=fold, device=where)
+        first = {case: files[0] for case, files in scans.items()}
+        networks = NetworkRuns(dataset, first, output, trainer=trainer, plans=plans, fold=fold, device=where)
     results: dict[str, list[Result]] = {run.name: [] for run in runs}
     for run in runs:
         for seed in range(seeds):
-            predictions, last = _predictions(run, seed, labels, networks)
+            predictions, last = _predictions(run, seed, labels, networks, masks)
             results[run.name].append(
                 Result(
                     seed,
@@ -83,8 +85,12 @@ def ablate(
     return write_ablation(output, runs, results, facts | {"alpha": settings.amda.alpha, "beta": settings.s3f.beta})
 
 
-def _predictions(run: Run, seed: int, labels: LabelRuns, networks: NetworkRuns | None) -> tuple[Path, dict[str, Path]]:
+def _predictions(
+    run: Run, seed: int, labels: LabelRuns, networks: NetworkRuns | None, masks: dict[str, Path]
+) -> tuple[Path, dict[str, Path]]:
     """Folder of a run's masks, and the files of the labels that its last training saw."""
+    if run.group == "c2s":
+        return labels.changed(run, masks), {}
     alpha = labels.settings.amda.alpha if run.alpha is None else run.alpha
     if networks is None or not run.trains_network:
         folder = labels.roi(alpha, seed) if run.stage == "roi" else labels.mask(alpha, run.prompts, seed)

@@ -22,6 +22,7 @@ from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd, to_latex, to_
 from nnunetv2_clisc.studies.ablation.runs import Run
 
 SHOWN = ("dsc", "hd95_mm")
+PER_PICTURE = ("precision", "recall", "dsc", "iou")  # what C2S reports; its F1 is the DSC
 
 
 @dataclass(frozen=True)
@@ -57,26 +58,27 @@ def summary_of(results: Sequence[Result], metric: str, which: str = "scores") ->
     return MetricSummary(over.mean, over.sd, over.n, sum(each.nan for each in means))
 
 
-def table_of(title: str, runs: Sequence[Run], results: Results) -> Table:
-    """One row a run: DSC and HD95 on the scored scans, and DSC of the labels of the last training."""
+def table_of(title: str, runs: Sequence[Run], results: Results, shown: Sequence[str] = SHOWN) -> Table:
+    """One row a run: DSC and HD95 (or other metrics) on the scored scans, and DSC of the last training's labels."""
     seeds = max(len(results[run.name]) for run in runs)
     cases = max(len(result.scores.cases) for run in runs for result in results[run.name])
     with_labels = any(result.labels for run in runs for result in results[run.name])
     rows = []
     for run in runs:
         row = [run.title]
-        for metric in SHOWN:
+        for metric in shown:
             about = METRICS[metric]
             found = summary_of(results[run.name], metric)
             row.append(mean_sd(found, scale=about.scale, digits=about.digits) if found else NOTHING)
-        hd95 = summary_of(results[run.name], "hd95_mm")
-        row.append(str(hd95.nan) if hd95 else NOTHING)
+        if "hd95_mm" in shown:
+            hd95 = summary_of(results[run.name], "hd95_mm")
+            row.append(str(hd95.nan) if hd95 else NOTHING)
         if with_labels:
             quality = summary_of(results[run.name], "dsc", "labels")
             row.append(mean_sd(quality, scale=100, digits=2) if quality else NOTHING)
         rows.append(row)
     over = f"over {cases} cases" if seeds == 1 else f"over {seeds} seeds, of the means over {cases} cases"
-    header = ["Run", *(METRICS[metric].heading for metric in SHOWN), "no HD95"]
+    header = ["Run", *(METRICS[metric].heading for metric in shown), *(["no HD95"] if "hd95_mm" in shown else [])]
     return Table(f"{title} (mean ± sd {over})", header + (["Labels' DSC (%)"] if with_labels else []), rows)
 
 
@@ -96,8 +98,13 @@ def write_ablation(output: Path, runs: Sequence[Run], results: Results, facts: M
         "Ablation, as Table 2 of the paper": [run for run in runs if run.group == "table2"],
         "Effect of α (AMDA), as Fig. 3 (a)": [run for run in runs if run.group == "alpha"],
         "Effect of β (S3F), as Fig. 3 (b)": [run for run in runs if run.group == "beta"],
+        "Classification-to-Segmentation": [run for run in runs if run.group == "c2s"],
     }
-    tables = [table_of(title, chosen, results) for title, chosen in groups.items() if chosen]
+    tables = [
+        table_of(title, chosen, results, PER_PICTURE if chosen[0].group == "c2s" else SHOWN)
+        for title, chosen in groups.items()
+        if chosen
+    ]
     notes = [
         f"The dataset's own settings: α = {facts['alpha']:g}, β = {facts['beta']:g}; network {facts['trainer']}.",
         "CAMs and SAM masks are those of the same scans that the networks predict, made by the stored classifiers.",

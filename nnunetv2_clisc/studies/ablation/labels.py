@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +14,17 @@ import numpy as np
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, write_json
-from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
+from nnunetv2_clisc.scoring.metrics import dice
+from nnunetv2_clisc.studies.ablation.runs import Run
+from nnunetv2_clisc.studies.baselines.cam_and_sam import folder_of
+from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import final_pass
 from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.pipeline import PseudoLabeling, WeightSpecs
-from pseudo_labeling.run.workspace import ENDING, Workspace
-from pseudo_labeling.slices import Scan, axial_slices
+from pseudo_labeling.run.workspace import ENDING, Workspace, chance_of
+from pseudo_labeling.sam.decoder import ScoredMasks
+from pseudo_labeling.sam.segmenter import Pick
+from pseudo_labeling.slices import Grid
 
 SEED_STEP = 1000  # far apart: a training's own seeds lie close together
 
@@ -73,12 +80,11 @@ class LabelRuns:
         """Folder with the CAM's ROI of every scan."""
         run, which = self._finished(alpha, seed), final_pass(alpha)
 
-        def segment(case: str, scan: Scan) -> np.ndarray:
-            slices = axial_slices(scan, run.settings.window, case)
+        def segment(_case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
             return run.roi(which, slices, self._label(slices, scan))
 
         folder = self._folder(f"roi_alpha_{alpha:g}", seed)
-        BaselineFolder(f"cam {which}", self.images, folder).run(segment, run.facts(which, sam=False))
+        folder_of(run, f"cam {which}", self.images, folder).run(segment, run.facts(which, sam=False))
         return folder
 
     def mask(self, alpha: float, kind: Literal["box", "points", "both"] | None, seed: int) -> Path:
@@ -87,16 +93,47 @@ class LabelRuns:
         rois = self.roi(alpha, seed)
         run = self._finished(alpha, seed)
         run.settings = replace(run.settings, prompts=replace(run.settings.prompts, kind=kind))
-        folder = BaselineFolder("pseudo_label", self.images, self._folder(f"sam_{kind}_alpha_{alpha:g}", seed))
+        folder = folder_of(run, "pseudo_label", self.images, self._folder(f"sam_{kind}_alpha_{alpha:g}", seed))
         facts = run.facts(final_pass(alpha), sam=True)
 
-        def segment(case: str, scan: Scan) -> np.ndarray:
+        def segment(case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
             roi = scan.read_mask(rois / f"{case}{ENDING}", "run the command again")
-            slices, maps = axial_slices(scan, run.settings.window, case), None
-            if run.settings.prompts.points == "sampled":
-                maps = run.cam(final_pass(alpha), slices, self._label(slices, scan))
-            return run.mask(slices, roi, scan.pixel_mm, case=case, maps=maps)
+            cams: Sequence[np.ndarray] = ()
+            if run.settings.prompts.points == "sampled" or len(run.settings.cam.methods) > 1:
+                cams = run.cams(final_pass(alpha), slices, self._label(slices, scan))
+            return run.mask(slices, roi, scan.pixel_mm, case=case, cams=cams)
 
+        folder.run(segment, facts)
+        return folder.output
+
+    def changed(self, run: Run, references: Mapping[str, Path]) -> Path:
+        """Folder with every scan's mask, or its CAM's ROI, made by the stored classifier with a run's settings.
+
+        Args:
+            run: of the group `c2s`.
+            references: masks of the scans, opened for the choice `oracle` alone.
+        """
+        finished = FinishedRun(Workspace(self.dataset), self.device, self.finished.networks)
+        finished.settings = finished.settings.merged(dict(run.changes))
+        which = finished.final
+        facts = finished.facts(which, sam=run.stage == "mask") | {"pick": run.pick, "untrained": run.untrained}
+        if run.untrained:
+            which = finished.use_untrained()
+
+        def segment(case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
+            cams = finished.cams(which, slices, self._label(slices, scan))
+            roi = roi_from_cam(cams[0], slices, finished.settings.roi)
+            if run.stage == "roi":
+                return roi
+            pick: Pick | None = None
+            if run.pick == "random":
+                rng = np.random.default_rng(chance_of(finished.settings.seed, case))
+                pick = partial(_any, rng)
+            elif run.pick == "oracle":
+                pick = partial(_best, scan.read_mask(references[case], "give masks of these scans"))
+            return finished.mask(slices, roi, scan.pixel_mm, case=case, cams=cams, pick=pick)
+
+        folder = folder_of(finished, run.name, self.images, self._folder(run.name, 0))
         folder.run(segment, facts)
         return folder.output
 
@@ -110,7 +147,7 @@ class LabelRuns:
         files = Workspace(self.labelled(alpha or own, seed)) if (alpha or own) > 0 else Workspace(self.dataset)
         return FinishedRun(files, self.device, self.finished.networks)
 
-    def _label(self, slices: np.ndarray, scan: Scan) -> np.ndarray:
+    def _label(self, slices: np.ndarray, scan: Grid) -> np.ndarray:
         """CLIP's labels of one case; the same for every α and seed, so asked for once."""
         key = (hash(slices.tobytes()), *slices.shape)
         if key not in self._slice_labels:
@@ -119,6 +156,14 @@ class LabelRuns:
 
     def _folder(self, name: str, seed: int) -> Path:
         return self.output / "predictions" / name / f"seed_{seed}"
+
+
+def _any(rng: np.random.Generator, _slice: int, candidates: ScoredMasks) -> int:
+    return int(rng.integers(len(candidates.masks)))
+
+
+def _best(reference: np.ndarray, z: int, candidates: ScoredMasks) -> int:
+    return int(np.argmax([dice(mask, reference[z], both_empty=1.0) for mask in candidates.masks]))
 
 
 def _derive(source: Path, target: Path) -> None:

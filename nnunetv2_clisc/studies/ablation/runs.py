@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from dataset_conversion.errors import UserError
+from pseudo_labeling.settings import CamName
 
 Stage = Literal["roi", "mask", "round_1", "round_2"]
 ALPHAS = (0, 10, 20, 30)  # paper Fig. 3 (a), per cent of the ROI
@@ -20,12 +21,17 @@ class Run:
     Attributes:
         name: for `--only` and in files.
         title: in tables.
-        group: `table2`, `alpha` or `beta`.
+        group: `table2`, `alpha`, `beta` or `c2s`.
         stage: what is scored: a CAM's ROI, SAM's mask, or a network after round 1 or 2.
         alpha: of AMDA; 0 = the raw CAM.
         prompts: kind of SAM's prompts.
         beta: of S3F.
         s3f: whether cases are filtered between the rounds.
+        changes: settings of this run, over the dataset's; in group `c2s`.
+        pick: which of SAM's candidates is kept, where no setting says so: one at random, whose mean score is that of
+            all candidates, or by the masks the one that fits them best. That one is no method, but how far the choice
+            is from the best there is.
+        untrained: map with the classifier as it was before training, its last layer drawn at random.
     """
 
     name: str
@@ -36,6 +42,9 @@ class Run:
     prompts: Literal["box", "points", "both"] | None = None
     beta: float | None = None
     s3f: bool = True
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    pick: Literal["random", "oracle"] | None = None
+    untrained: bool = False
 
     @property
     def trains_network(self) -> bool:
@@ -61,11 +70,36 @@ FIG3A = tuple(
     )
 )
 FIG3B = tuple(Run(f"beta-{beta}", f"β = {beta}", "beta", "round_2", beta=beta) for beta in BETAS)
-RUNS = (*TABLE2, *FIG3A, *FIG3B)
+_CHOICES = {"candidates": 10, "choose": "consensus"}
+
+
+def _c2s(name: str, title: str, **more: Any) -> Run:
+    return Run(f"c2s-{name}", title, "c2s", **{"stage": "mask", **more})
+
+
+C2S = (
+    *(
+        _c2s(f"{name}-{short}", f"{name}, {title}", stage=stage, changes={"cam": {"method": name}})
+        for name in get_args(CamName)
+        for short, title, stage in (("cam", "CAM", "roi"), ("sam", "SAM", "mask"))
+    ),
+    _c2s("untrained-cam", "untrained last layer, CAM", stage="roi", untrained=True),
+    _c2s("box", "box alone", changes={"prompts": {"kind": "box"}}),
+    _c2s("points", "points alone", changes={"prompts": {"kind": "points"}}),
+    _c2s("both", "box and points", changes={"prompts": {"kind": "both"}}),
+    _c2s("one", "one mask, of the prompt as it is", changes={"sam": {"candidates": 1, "choose": "first"}}),
+    _c2s("mean", "candidates: one at random", changes={"sam": _CHOICES}, pick="random"),
+    *(
+        _c2s(rule, f"candidates: {rule}", changes={"sam": {**_CHOICES, "choose": rule}})
+        for rule in ("confidence", "stability", "consensus")
+    ),
+    _c2s("oracle", "candidates: the best by the masks (no method)", changes={"sam": _CHOICES}, pick="oracle"),
+)
+RUNS = (*TABLE2, *FIG3A, *FIG3B, *C2S)
 
 
 def chosen_runs(only: Sequence[str]) -> list[Run]:
-    """The runs named, in the list's order; all without any name.
+    """The runs named, in the list's order; all of the paper's without any name.
 
     Args:
         only: names, beginnings of names up to a hyphen, or groups.
@@ -75,9 +109,11 @@ def chosen_runs(only: Sequence[str]) -> list[Run]:
     """
     for name in only:
         if not any(_fits(run, name) for run in RUNS):
-            known = ", ".join(["table2", "alpha", "beta", *(run.name for run in RUNS)])
+            known = ", ".join(["table2", "alpha", "beta", "c2s", *(run.name for run in RUNS)])
             raise UserError(f"--only {name}: no such run; known: {known}")
-    return [run for run in RUNS if not only or any(_fits(run, name) for name in only)]
+    if not only:
+        return [run for run in RUNS if run.group != "c2s"]
+    return [run for run in RUNS if any(_fits(run, name) for name in only)]
 
 
 def _fits(run: Run, name: str) -> bool:

@@ -14,7 +14,7 @@ from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import Which
 from pseudo_labeling.run.new_cases import FinishedRun
 from pseudo_labeling.run.workspace import Workspace
-from pseudo_labeling.slices import Scan, axial_slices
+from pseudo_labeling.slices import Grid
 
 
 def cam_baseline(
@@ -36,10 +36,10 @@ def cam_baseline(
         UserError: whatever the user can mend, in one line.
     """
     finished = FinishedRun(Workspace(raw_dataset(dataset_id)), usable_device(device))
-    folder = BaselineFolder(f"cam {which}", images, output)
+    folder = folder_of(finished, f"cam {which}", images, output)
 
-    def segment(case: str, scan: Scan) -> np.ndarray:
-        return case_roi(finished, which, scan, axial_slices(scan, finished.settings.window, case))
+    def segment(_case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
+        return finished.roi(which, slices, finished.labels(slices, scan.slice_mm).label)
 
     return folder.run(segment, finished.facts(which, sam=False))
 
@@ -64,18 +64,18 @@ def pseudo_label_baseline(
     if prompts is not None:
         prompting = replace(finished.settings.prompts, kind=prompts)
         finished.settings = replace(finished.settings, prompts=prompting)
-    folder = BaselineFolder("pseudo_label", images, output)
+    folder = folder_of(finished, "pseudo_label", images, output)
 
-    def segment(case: str, scan: Scan) -> np.ndarray:
-        slices = axial_slices(scan, finished.settings.window, case)
+    def segment(case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
         label = finished.labels(slices, scan.slice_mm).label
-        maps = finished.cam(finished.final, slices, label)
-        roi = roi_from_cam(maps, slices, finished.settings.roi)
-        return finished.mask(slices, roi, scan.pixel_mm, case=case, maps=maps)
+        cams = finished.cams(finished.final, slices, label)
+        roi = roi_from_cam(cams[0], slices, finished.settings.roi)
+        return finished.mask(slices, roi, scan.pixel_mm, case=case, cams=cams)
 
     return folder.run(segment, finished.facts(finished.final, sam=True))
 
 
-def case_roi(finished: FinishedRun, which: Which, scan: Scan, slices: np.ndarray) -> np.ndarray:
-    """A scan and its slices `(z, y, x)` uint8 to the ROI, `(z, y, x)` bool."""
-    return finished.roi(which, slices, finished.labels(slices, scan.slice_mm).label)
+def folder_of(finished: FinishedRun, name: str, images: Path, output: Path) -> BaselineFolder:
+    """A folder of masks of scans, or of pictures, that are shown as those of a labelled dataset were."""
+    window, pictures = finished.settings.window, finished.files.pictures
+    return BaselineFolder(name, images, output, window=window, pictures=pictures)

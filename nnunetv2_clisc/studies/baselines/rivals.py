@@ -15,7 +15,7 @@ from pseudo_labeling.presets import PRESETS
 from pseudo_labeling.rivals.classical import CLASSES, EDGE_MM, classical_mask
 from pseudo_labeling.rivals.salip import Salip, SalipSettings
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.slices import Scan, axial_slices
+from pseudo_labeling.slices import Grid
 from pseudo_labeling.weights.checkpoints import read_state_dict
 from pseudo_labeling.weights.files import identify, locate
 from pseudo_labeling.weights.models import load_clip, load_sam, published_sam
@@ -36,8 +36,8 @@ def classical_baseline(images: Path, output: Path, *, classes: int = CLASSES) ->
         UserError: whatever the user can mend, in one line.
     """
 
-    def segment(case: str, scan: Scan) -> np.ndarray:
-        return classical_mask(axial_slices(scan, name=case), (scan.pixel_mm, scan.pixel_mm), classes)
+    def segment(_case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
+        return classical_mask(slices, (scan.pixel_mm, scan.pixel_mm), classes)
 
     return BaselineFolder("classical", images, output).run(segment, {"classes": classes, "edge_mm": EDGE_MM})
 
@@ -82,8 +82,8 @@ def salip_baseline(
         one_mask=_learned_one_mask(specs.sam),
     )
 
-    def segment(case: str, scan: Scan) -> np.ndarray:
-        return salip.segment(axial_slices(scan, name=case), scan.slice_mm)
+    def segment(_case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
+        return salip.segment(slices, scan.slice_mm)
 
     facts: dict[str, Any] = {
         "salip": dataclasses.asdict(settings),

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import check_output, remove_partial, write_json
-from dataset_conversion.scans.volumes import list_volumes, read_volume
+from dataset_conversion.scans.volumes import list_volumes, read_image
 from nnunetv2_clisc.environment import usable_device
 from nnunetv2_clisc.scoring.masks import image_of, read_mask, turned_to
 from nnunetv2_clisc.studies.baselines.folder import refuse_strangers
@@ -80,7 +80,7 @@ def sam_prompted(
         with failures.of(case):
             target = output / f"{case}{ENDING}"
             target.unlink(missing_ok=True)  # a case that fails now must not keep the mask of another run
-            given = turned_to(read_volume(scans[case]), scans[case], read_volume(mask_file), mask_file)
+            given = turned_to(read_image(scans[case]), scans[case], read_image(mask_file), mask_file)
             given = image_of(read_mask(given, mask_file, "any").voxels, given)
             scan = read_scan(scans[case])
             slices = axial_slices(scan, name=case)

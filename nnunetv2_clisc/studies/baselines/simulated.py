@@ -17,7 +17,7 @@ from nnunetv2_clisc.environment import usable_device
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from nnunetv2_clisc.training.plans import architecture, clipped_to_median
 from nnunetv2_clisc.training.start import NETWORK, fill_with_start, start_record
-from pseudo_labeling.slices import Scan, axial_slices
+from pseudo_labeling.slices import Grid
 
 PIXEL_MM = 2.0  # the phantoms' heads have this size in pixels; slices are taken as thick as they are
 DENSE = 0.75  # nnU-Net normalises inside the head where cutting to it leaves less than this of the scan
@@ -43,8 +43,8 @@ def simulated_baseline(images: Path, output: Path, *, device: str | None = None)
     where = torch.device(usable_device(device))
     folder = BaselineFolder("simulated", images, output)
 
-    def segment(case: str, scan: Scan) -> np.ndarray:
-        return simulated_mask(axial_slices(scan, name=case), scan.slice_mm, scan.pixel_mm, where)
+    def segment(_case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
+        return simulated_mask(slices, scan.slice_mm, scan.pixel_mm, where)
 
     facts: dict[str, Any] = {"weights": {"unet": dataclasses.asdict(start_record())}, "pixel_mm": PIXEL_MM}
     return folder.run(segment, facts)

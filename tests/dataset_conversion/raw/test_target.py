@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from dataset_conversion.errors import UserError
 from dataset_conversion.raw.dataset import CaseSource, write_dataset
 from dataset_conversion.raw.target import prepare_target
-from dataset_conversion.scans.volumes import read_volume
+from dataset_conversion.scans.volumes import read_image
 from nnunetv2_clisc.environment import raw_dataset
 from tests.dataset_conversion.raw.test_dataset import SPLIT, sources
 from tests.helpers.paths import PROJECT
@@ -96,7 +96,7 @@ class TestTwoAtOnce:
                 with pytest.raises(UserError, match="another conversion is writing it") as caught:
                     write_dataset(targets[1], sources(tmp_path / "other"), SPLIT, source="test")
                 taken.append(str(caught.value))
-            return read_volume(path)
+            return read_image(path)
 
         cases["b"] = CaseSource("b", cases["b"].image, cases["b"].mask, read_image=meanwhile)
         write_dataset(targets[0], cases, SPLIT, source="test")

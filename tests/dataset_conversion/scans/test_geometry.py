@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.scans.volumes import read_volume
+from dataset_conversion.scans.volumes import read_image
 from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from pseudo_labeling.slices import read_scan
@@ -47,7 +47,7 @@ def test_a_header_that_means_two_things_is_refused_wherever_it_is_read(tmp_path:
     mask = write_nifti(tmp_path / "masks" / "a.nii.gz", cube(), **CONTRADICTIONS[case])
     for reading in (
         lambda: read_scan(scan),
-        lambda: read_volume(scan),
+        lambda: read_image(scan),
         lambda: evaluate_folders(mask.parent, mask.parent),
     ):
         with pytest.raises(
@@ -78,7 +78,7 @@ def test_convert_takes_the_sform_and_says_so(nnunet: Path, tmp_path: Path, case:
         for index in ((0, 0, 0), (8, 7, 4), (3, 0, 2)):
             place = np.diag([-1, -1, 1, 1]) @ before.get_sform() @ [*index, 1]
             np.testing.assert_allclose(image.TransformIndexToPhysicalPoint(index), place[:3], atol=1e-3)
-        assert read_volume(twin / name).GetSize() == (9, 8, 5)
+        assert read_image(twin / name).GetSize() == (9, 8, 5)
     untouched = (tmp_path / "images" / "plain.nii.gz").read_bytes()
     assert (twin / "imagesTr/plain_0000.nii.gz").read_bytes() == untouched
 
@@ -89,8 +89,8 @@ def test_headers_that_mean_one_thing_are_read_as_itk_reads_them(nnunet: Path, tm
         write_nifti(tmp_path / "images" / f"{name}.nii.gz", voxels(1), **CONSISTENT[case])
     path = tmp_path / "images" / "a.nii.gz"
     expected = sitk.ReadImage(str(path))
-    assert read_volume(path).GetDirection() == expected.GetDirection()
-    assert read_volume(path).GetOrigin() == expected.GetOrigin()
+    assert read_image(path).GetDirection() == expected.GetDirection()
+    assert read_image(path).GetOrigin() == expected.GetOrigin()
     assert read_scan(path).volume.size == 360
     assert "mean two things" not in str(convert_folder(path.parent, dataset_id=1, name="A"))
     assert (nnunet / "raw/Dataset001_A/imagesTr/a_0000.nii.gz").read_bytes() == path.read_bytes()
@@ -131,7 +131,7 @@ def damaged(path: Path, offset: int, *values: float) -> Path:
 )
 def test_numbers_that_say_nothing_are_refused(tmp_path: Path, offset: int, value: float, says: str) -> None:
     path = damaged(tmp_path / "a.nii.gz", offset, value)
-    for reading in (read_volume, read_scan):
+    for reading in (read_image, read_scan):
         with pytest.raises(REFUSED, match=rf"a\.nii\.gz: its .*{says}"):
             reading(path)
 
@@ -156,7 +156,7 @@ def test_a_voxel_that_cannot_be_in_mm_is_refused_with_the_likely_unit(
 ) -> None:
     scaled = np.diag([scale, scale, scale, 1]) @ affine()
     path = write_nifti(tmp_path / "a.nii.gz", voxels(), sform=scaled, qform=scaled, unit=unit)
-    for reading in (read_volume, read_scan):
+    for reading in (read_image, read_scan):
         with pytest.raises(REFUSED, match=rf"a\.nii\.gz: voxels of .*{says}; write the volume in mm"):
             reading(path)
 
@@ -196,11 +196,11 @@ def test_fields_that_readers_take_differently_are_refused(
     data[offset : offset + np.dtype(kind).itemsize] = np.array(number, kind).tobytes()
     path.write_bytes(gzip.compress(bytes(data)))
     with pytest.raises(REFUSED, match=says):
-        read_volume(path)
+        read_image(path)
 
 
 def test_voxels_that_are_no_numbers_are_not_read_as_0(tmp_path: Path) -> None:
     scan = voxels().astype(np.float32)
     scan[1, 2, 3] = np.nan
     with pytest.raises(REFUSED, match=r"a\.nii\.gz: has NaN or infinite voxels \(1\)"):
-        read_volume(write_nifti(tmp_path / "a.nii.gz", scan, sform=affine(), qform=affine()))
+        read_image(write_nifti(tmp_path / "a.nii.gz", scan, sform=affine(), qform=affine()))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.scans.volumes import read_volume
+from dataset_conversion.scans.volumes import read_image
 from dataset_conversion.sources.folder import convert_folder
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from pseudo_labeling.slices import fits_beside_another, read_scan
@@ -36,7 +36,7 @@ def test_a_scan_is_read_whatever_its_name_says(tmp_path: Path, kind: str, name: 
     path = named(tmp_path, kind, name, voxels())
     right = write(tmp_path / "right.nrrd", voxels())
     np.testing.assert_array_equal(read_scan(path).volume, read_scan(right).volume)
-    np.testing.assert_allclose(read_volume(path).GetOrigin(), geometry(right)[3:6], atol=1e-4)
+    np.testing.assert_allclose(read_image(path).GetOrigin(), geometry(right)[3:6], atol=1e-4)
     assert fits_beside_another(path)
 
 
@@ -68,7 +68,7 @@ def test_a_cut_file_is_refused_whatever_its_name_says(tmp_path: Path, name: str,
         path = named(tmp_path, kind, name, voxels(shape=(9, 20, 20)))
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * keep)])
-        for reading in (read_volume, read_scan):
+        for reading in (read_image, read_scan):
             with pytest.raises(REFUSED, match="^" + str(path)):
                 reading(path)
 

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.scans.volumes import check_case_name, list_volumes, read_volume
+from dataset_conversion.scans.volumes import check_case_name, list_volumes, read_image, read_unified
 from tests.helpers.volume_files import voxels, write
 
 
@@ -21,11 +21,11 @@ class TestVolumes:
     def test_truncated_file_raises(self, tmp_path: Path, ending: str, compressed: bool, keep: float) -> None:
         path = tmp_path / f"a.{ending}"
         sitk.WriteImage(sitk.GetImageFromArray(voxels(shape=(9, 20, 20))), str(path), useCompression=compressed)
-        read_volume(path)
+        read_image(path)
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * keep)])
         with pytest.raises(UserError, match=rf"a\.{ending}: ") as caught:
-            read_volume(path)
+            read_image(path)
         assert "\n" not in str(caught.value)
 
     def test_flipped_bit_in_compressed_scan_raises(self, tmp_path: Path) -> None:
@@ -34,14 +34,20 @@ class TestVolumes:
         damaged[len(damaged) // 2] ^= 0x10
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="truncated or damaged"):
-            read_volume(path)
+            read_image(path)
+
+    def test_one_slice_is_no_scan_to_convert(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.nii.gz", voxels(shape=(1, 8, 9)))
+        assert read_image(path).GetSize() == (9, 8, 1)
+        with pytest.raises(UserError, match="only one voxel thick .*`convert pictures`"):
+            read_unified(path)
 
     @pytest.mark.parametrize("ending", ["nii", "nii.gz", "mha", "nrrd"])
     def test_text_is_not_an_image(self, tmp_path: Path, ending: str) -> None:
         path = tmp_path / f"a.{ending}"
         path.write_text("no image\n" * 100)
         with pytest.raises(UserError, match=rf"a\.{ending}: "):
-            read_volume(path)
+            read_image(path)
 
     @pytest.mark.parametrize("ending", ["nii.gz", "mha", "nrrd"])
     @pytest.mark.parametrize(
@@ -50,7 +56,6 @@ class TestVolumes:
             (np.ones((2, 3, 4, 5), np.float32), False),  # 4D
             (np.ones((3, 4, 5, 2), np.float32), True),  # several values a voxel
             (np.ones((4, 5), np.float32), False),  # 2D
-            (np.ones((1, 4, 5), np.float32), False),  # one slice
             (np.ones((3, 4, 5), np.complex64), False),
         ],
     )
@@ -58,13 +63,13 @@ class TestVolumes:
         path = tmp_path / f"a.{ending}"
         sitk.WriteImage(sitk.GetImageFromArray(array, isVector=vector), str(path))
         with pytest.raises(UserError, match="3D volume"):
-            read_volume(path)
+            read_image(path)
 
     def test_name_that_lies_about_compression_is_read(self, tmp_path: Path) -> None:
         packed = write(tmp_path / "a.nii.gz", voxels())
         plain = tmp_path / "b.nii.gz"
         plain.write_bytes(gzip.decompress(packed.read_bytes()))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(plain)), voxels())
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_image(plain)), voxels())
 
     @pytest.mark.parametrize(
         "name", ["..", ".a", "a/b", "../a", "a..b", "a\\b", "a\nb", "", " a", "a ", "-a", "a" * 201]

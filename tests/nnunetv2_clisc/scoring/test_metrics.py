@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy import ndimage
+from sklearn.metrics import jaccard_score
 
 from nnunetv2_clisc.scoring.metrics import (
     METRICS,
@@ -146,6 +147,8 @@ class TestMetrics:
         assert case["assd_mm"] == pytest.approx(assd(a, b, spacing))
         assert case["precision"] == precision(a, b)
         assert case["recall"] == recall(a, b)
+        assert case["iou"] == pytest.approx(jaccard_score(b.ravel(), a.ravel()))
+        assert case["iou"] == pytest.approx(case["dsc"] / (2 - case["dsc"]))
         assert case["reference_ml"] == pytest.approx(b.sum() * 6.09 * 0.7 * 0.9 / 1000)
         assert case["volume_error_ml"] == pytest.approx(case["prediction_ml"] - case["reference_ml"])
 

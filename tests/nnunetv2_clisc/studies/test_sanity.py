@@ -125,3 +125,23 @@ def test_masks_of_other_cases_are_an_error(
 ) -> None:
     monkeypatch.setenv("nnUNet_raw", str(labelled / "nnUNet_raw"))
     assert "has no mask" in last_line(clisc("sanity", "-d", 501, "--gt", tmp_path, ok=False))
+
+
+def test_cam_methods_beside_their_controls(
+    labelled: Path, scans: Path, clisc: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(labelled / "nnUNet_raw"))
+    before = digest(labelled)
+    arguments = ["sanity", "-d", 501, "-o", tmp_path / "out", "--cases", 2, "-device", "cpu", "--gt", scans / "labels"]
+    done = clisc(*arguments, "--methods", "gradcam", "layercam", "--permuted")
+    assert digest(labelled) == before
+    methods = json.loads((tmp_path / "out" / "sanity.json").read_text())["methods"]
+    assert set(methods) == {
+        f"{name}{suffix}" for name in ("gradcam", "layercam", "randomcam") for suffix in ("", ", permuted labels")
+    }
+    for row in methods.values():
+        assert row["deletion"]["n"] == row["insertion"]["n"] > 0
+        assert row["iou"]["n"] == 2
+    assert methods["layercam"]["iou"]["mean"] > methods["layercam, permuted labels"]["iou"]["mean"]
+    assert "CAM methods" in done.stdout
+    assert "no such CAM method" in last_line(clisc(*arguments, "--methods", "magic", ok=False))

@@ -41,7 +41,7 @@ def test_outside_of_the_scan_is_found_as_preprocessing_finds_it(tiny: TinyDatase
     source = tiny.preprocessed / "nnUNetPlans_3d_fullres"
     configuration = trainer.configuration_manager
     properties = properties_of(source, CASES[1])
-    arguments = ([trainer.fold_data.raw_scan(CASES[1])], properties, trainer.plans_manager, configuration)
+    arguments = (trainer.fold_data.raw_scans(CASES[1]), properties, trainer.plans_manager, configuration)
     old = seg_of(source, CASES[1])
     configuration.configuration["use_mask_for_norm"] = [False]
     assert outside_mask(*arguments, old.shape[1:]) is None

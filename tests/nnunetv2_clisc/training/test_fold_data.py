@@ -26,7 +26,7 @@ def test_sam_is_shown_the_flair_channel(tiny: TinyDataset) -> None:
     data = tiny.trainer(channel_names={"0": "T1", "1": "FLAIR"}).fold_data
     scans = [tiny.raw / "imagesTr" / f"{CASES[0]}_000{channel}.nii.gz" for channel in (0, 1)]
     assert data.raw_scans(CASES[0]) == scans
-    assert data.raw_scan(CASES[0]) == scans[1]
+    assert data.shown(CASES[0]) == scans[1:]
 
 
 def test_folder_that_is_not_set_is_named(tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,11 +128,11 @@ def test_mistake_in_a_case_ends_in_one_line_and_the_next_run_goes_on(
 ) -> None:
     expected = digest(fold.s3f), digest(fold.training_files)
     back_to(fold, "s3f", forget=["s3f", "round_2", "checkpoint_final.pth"])
-    raw_scan = FoldData.raw_scan
+    shown = FoldData.shown
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"no scan")
     with monkeypatch.context() as patch:
-        patch.setattr(FoldData, "raw_scan", lambda data, case: broken if case == TRAIN[2] else raw_scan(data, case))
+        patch.setattr(FoldData, "shown", lambda data, case: [broken] if case == TRAIN[2] else shown(data, case))
         with pytest.raises(SystemExit, match=r"^error: .*broken\.nii\.gz"):
             tiny.trainer().run_training()
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]

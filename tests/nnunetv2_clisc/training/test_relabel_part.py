@@ -85,8 +85,8 @@ def test_failed_case_stops_no_other(
     back_to(fold, "s3f", ["s3f"])
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"no scan")
-    raw_scan = FoldData.raw_scan
-    monkeypatch.setattr(FoldData, "raw_scan", lambda data, case: broken if case == TRAIN[2] else raw_scan(data, case))
+    shown = FoldData.shown
+    monkeypatch.setattr(FoldData, "shown", lambda data, case: [broken] if case == TRAIN[2] else shown(data, case))
     with pytest.raises(ValueError, match=f"1 of 3 cases failed \\({TRAIN[2]}\\)"):
         relabel_share(tiny.trainer(), Part(0, 2))
     assert [case for case in TRAIN if load_agreement(fold.finished_cases, case)] == [TRAIN[0], TRAIN[4]]

@@ -16,6 +16,7 @@ from dataset_conversion.errors import UserError
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.precision import has_bfloat16
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.roi import Region
 from pseudo_labeling.sam import segmenter as sam
 from pseudo_labeling.sam.encoder import uses_bfloat16
 from pseudo_labeling.sam.segmenter import SamSegmenter
@@ -143,7 +144,7 @@ def test_each_slice_is_encoded_once_while_memory_allows(
     encoded: list[int] = []
     monkeypatch.setattr(sam, "KEPT_BYTES", kept)
     count = embedded.image_encoder.register_forward_hook(lambda _m, inputs, _o: encoded.append(len(inputs[0])))
-    masks, prompts, _ = SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING, 1.0)
+    masks, prompts, *_ = SamSegmenter(embedded, SamSettings(passes=2)).segment(images, [Region(roi)], PROMPTING, 1.0)
     count.remove()
     asked = sum(p is not None for p in prompts)
     again = int(SamSegmenter(embedded).masks(images, prompts).any((1, 2)).sum())
@@ -153,7 +154,7 @@ def test_each_slice_is_encoded_once_while_memory_allows(
         assert asked < sum(encoded) < asked + again  # room for one batch of four: 512 KiB a slice
     monkeypatch.setattr(sam, "KEPT_BYTES", 0)
     np.testing.assert_array_equal(
-        SamSegmenter(embedded, SamSettings(passes=2)).segment(images, roi, PROMPTING, 1.0)[0], masks
+        SamSegmenter(embedded, SamSettings(passes=2)).segment(images, [Region(roi)], PROMPTING, 1.0)[0], masks
     )
     assert masks.any()
 

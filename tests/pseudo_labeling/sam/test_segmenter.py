@@ -14,6 +14,8 @@ from segment_anything.modeling import Sam
 
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.roi import Region
+from pseudo_labeling.sam.decoder import ScoredMasks
 from pseudo_labeling.sam.segmenter import SamSegmenter, Segmented, smoothed
 from pseudo_labeling.settings import PromptSettings, SamSettings
 from pseudo_labeling.slices import window_volume
@@ -93,9 +95,9 @@ def test_two_passes_prompt_again_from_the_first_masks(sam: Sam, case: tuple[np.n
     prompting = PromptSettings(margin=10)
     roi = truth.copy()
     roi[:, :, : truth.shape[2] // 2] &= np.indices(truth.shape[:2]).sum(0)[..., None] % 3 > 0  # a ragged region
-    once, prompts, _ = SamSegmenter(sam).segment(images, roi, prompting, 1.0)
+    once, prompts, *_ = SamSegmenter(sam).segment(images, [Region(roi)], prompting, 1.0)
     np.testing.assert_array_equal(once, SamSegmenter(sam).masks(images, prompts_from_roi(roi, images, prompting, 1.0)))
-    twice, shown, _ = SamSegmenter(sam, SamSettings(passes=2)).segment(images, roi, prompting, 1.0)
+    twice, shown, *_ = SamSegmenter(sam, SamSettings(passes=2)).segment(images, [Region(roi)], prompting, 1.0)
     expected = SamSegmenter(sam).masks(images, prompts_from_roi(once, images, prompting, 1.0))
     np.testing.assert_array_equal(twice, expected)
     boxes = [[None if p is None else p.box.tolist() for p in each] for each in (shown, prompts)]
@@ -107,9 +109,9 @@ def test_small_components_of_the_masks_are_dropped(sam: Sam, case: tuple[np.ndar
     roi = truth.copy()
     z = int(truth.sum((1, 2)).argmin())  # a slice without the lesion gets a prompt all the same
     roi[z, 50:80, 50:80] = True
-    plain, _, _ = SamSegmenter(sam).segment(images, roi, PromptSettings(margin=10), 1.0)
+    plain, *_ = SamSegmenter(sam).segment(images, [Region(roi)], PromptSettings(margin=10), 1.0)
     whole = SamSegmenter(sam, SamSettings(keep_fraction=1.0))
-    cleaned, _, _ = whole.segment(images, roi, PromptSettings(margin=10), 1.0)
+    cleaned, *_ = whole.segment(images, [Region(roi)], PromptSettings(margin=10), 1.0)
     assert not (cleaned & ~plain).any()
     assert ndimage.label(cleaned, structure=np.ones((3, 3, 3)))[1] == 1
 
@@ -117,12 +119,12 @@ def test_small_components_of_the_masks_are_dropped(sam: Sam, case: tuple[np.ndar
 def test_candidates_agree_less_where_the_prompt_says_little(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
     images, roi = case
     prompting = PromptSettings(kind="box", margin=5)
-    alone = SamSegmenter(sam).segment(images, roi, prompting, 1.0)
+    alone = SamSegmenter(sam).segment(images, [Region(roi)], prompting, 1.0)
     assert np.isnan(alone.agreement).all()
 
     def several(seed: int = 0, jitter: float = 0.05, **settings: object) -> Segmented:
         segmenter = SamSegmenter(sam, SamSettings(candidates=5, jitter=jitter, **settings))  # type: ignore[arg-type]
-        return segmenter.segment(images, roi, prompting, 1.0, seed=seed)
+        return segmenter.segment(images, [Region(roi)], prompting, 1.0, seed=seed)
 
     near, far = several(), several(jitter=0.8)
     asked = roi.any((1, 2))
@@ -145,3 +147,47 @@ def test_clean_up_opens_closes_and_fills_each_slice() -> None:
     assert cleaned[0].sum() == 15 * 20
     assert not cleaned[1].any()
     assert smoothed(masks, 0) is masks
+
+
+def test_regions_of_several_methods_are_candidates(sam: Sam, case: tuple[np.ndarray, np.ndarray]) -> None:
+    images, roi = case
+    z = int(roi.sum((1, 2)).argmax())
+    elsewhere = np.zeros_like(roi)
+    elsewhere[z, 40:60, 40:60] = True
+    prompting = PromptSettings(kind="box", margin=5)
+    seen: dict[int, ScoredMasks] = {}
+
+    def last(slice_number: int, candidates: ScoredMasks) -> int:
+        seen[slice_number] = candidates
+        return len(candidates.masks) - 1
+
+    segmenter = SamSegmenter(sam, SamSettings(choose="first"))
+    regions = [Region(roi), Region(elsewhere)]
+    found = segmenter.segment(images, regions, prompting, 1.0)
+    alone = [segmenter.segment(images, [region], prompting, 1.0).mask for region in regions]
+    np.testing.assert_array_equal(found.mask, alone[0])  # the first region's where all of it is chosen
+    chosen = segmenter.segment(images, regions, prompting, 1.0, pick=last)
+    np.testing.assert_array_equal(chosen.mask[z], alone[1][z])
+    assert len(seen[z].masks) == 2
+    assert set(seen) == set(np.flatnonzero(roi.any((1, 2)))), "a slice that only one region marks has one candidate"
+    assert found.votes is not None
+    np.testing.assert_allclose(found.votes[z], (alone[0][z].astype(float) + alone[1][z]) / 2, atol=1e-3)
+
+
+def test_colours_reach_sam(sam: Sam) -> None:
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (1, 40, 60)).astype(np.uint8)
+    colour = grey[..., None].repeat(3, -1)
+    roi = np.zeros((1, 40, 60), bool)
+    roi[0, 10:30, 10:40] = True
+    segmenter = SamSegmenter(sam)
+    same = [segmenter.segment(images, [Region(roi)], PromptSettings(), 1.0).mask for images in (grey, colour)]
+    np.testing.assert_array_equal(*same)
+    inputs = [segmenter.encoder.inputs([images[0]]) for images in (grey, colour)]
+    assert inputs[1].shape == (1, 3, *inputs[0].shape[2:])
+    assert torch.equal(inputs[1], inputs[0].expand(-1, 3, -1, -1))
+    other = colour.copy()
+    other[..., 2] = 0
+    assert not torch.equal(
+        segmenter.encoder.encode(segmenter.encoder.inputs([other[0]])), segmenter.encoder.encode(inputs[1])
+    )
