@@ -134,7 +134,7 @@ def pseudo_label(
         weights: `embedded`, `paper`, or the file of a SAM; None = paper where downloaded, else embedded.
         clip_weights, sam_weights, classifier_weights: one network's alone.
         image_labels: CSV (case,slice,label) with slice labels to use instead of CLIP's.
-        preset: `paper`, `public-code` or `embedded`; None = that of the weights.
+        preset: `paper`, `public-code`, `embedded` or `c2s`; None = that of the weights.
         settings: what differs from the preset, e.g. `{"prompts": {"margin": 10}}`; a `Settings` object stands for all
             of it, seed included.
         seed: of what is drawn.
@@ -290,7 +290,7 @@ def segment_volume(
         roi: `(z, y, x)` bool on the same voxels; slices where it is empty stay empty.
         spacing: `(z, y, x)` edges of a voxel in mm; for an array, and only there.
         weights: `embedded`, `paper`, a known name, or the file of a SAM.
-        preset: `paper`, `public-code` or `embedded`; None = that of the weights.
+        preset: `paper`, `public-code`, `embedded` or `c2s`; None = that of the weights.
         settings: what differs from the preset; of it `window`, `prompts` and `sam` matter here.
         device: `cpu`, `cuda`, `cuda:N` or `mps`; None = CUDA where there is one.
 

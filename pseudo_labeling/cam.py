@@ -128,6 +128,20 @@ def scaled_to_one(maps: torch.Tensor) -> torch.Tensor:
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
 
 
+def check_layers(classifier: nn.Module, layers: Sequence[str], image_size: int) -> None:
+    """Find out now, and not after a training, whether a classifier has layers of these names, with places.
+
+    Args:
+        classifier: put into evaluation mode.
+        layers: as of :class:`CamMethod`.
+        image_size: edge in pixels that it sees.
+
+    Raises:
+        UserError: it has not.
+    """
+    LayerCam(classifier, layers)(torch.zeros(1, 1, image_size, image_size))
+
+
 def mapped_slices(label: np.ndarray, settings: CamSettings) -> np.ndarray:
     """Which slices get a map, `(z,)`, by their labels: the tumour slices, or all of them."""
     return np.ones_like(label) if settings.slices == "all" else label

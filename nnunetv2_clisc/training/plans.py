@@ -27,7 +27,8 @@ class NetworkSettings:
     decoder_convolutions: int = 2  # of each stage on the way up
     patch: tuple[int, int, int] = (128, 128, 128)
     batch_size: int = 2
-    batch_size_2d: int = 16  # pictures; the patch is then the last two edges
+    patch_2d: tuple[int, int] = (512, 512)  # of pictures, which have more pixels than slices
+    batch_size_2d: int = 8
 
 
 def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSettings) -> dict[str, Any]:
@@ -50,8 +51,7 @@ def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSett
     flat = len(planned.patch_size) == 2
     if (flat and plans["original_median_shape_after_transp"][0] > 1) or planned.previous_stage_name is not None:
         raise UserError(f"configuration '{configuration}': CLISC trains one 3D network; use 3d_fullres")
-    largest = settings.patch[-len(planned.patch_size) :]
-    patch = clipped_to_median(largest, planned.median_image_size_in_voxels)
+    patch = clipped_to_median(settings.patch_2d if flat else settings.patch, planned.median_image_size_in_voxels)
     changed = plans["configurations"][configuration]
     changed["patch_size"] = list(patch)
     changed["batch_size"] = settings.batch_size_2d if flat else settings.batch_size

@@ -18,7 +18,11 @@ from pseudo_labeling.weights.files import WeightRecord, locate
 # fewer convolutions than the paper's where they cost most, at full resolution and on the way up: two thirds of a step's
 # time, and a higher Dice on phantoms in equal time
 NETWORK = NetworkSettings(
-    features=(8, 16, 32, 64, 128), first_convolutions=1, decoder_convolutions=1, patch=(32, 96, 96), batch_size_2d=8
+    features=(8, 16, 32, 64, 128),
+    first_convolutions=1,
+    decoder_convolutions=1,
+    patch=(32, 96, 96),
+    patch_2d=(160, 160),
 )
 
 

@@ -16,15 +16,13 @@ What differs from its public code, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
-from segment_anything.utils.amg import build_point_grid
 
 from pseudo_labeling.prompts import Prompt
+from pseudo_labeling.sam.everything import Everything
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import SliceLabelSettings
 from pseudo_labeling.slice_labels import (
@@ -51,15 +49,6 @@ class SalipSettings:
     crop_margin: int = 0  # pixels around a segment's box, as CLIP sees it
 
 
-class OneMaskPredictor(SamPredictor):
-    """For a SAM whose three masks of an ambiguous prompt were never trained: always its single one."""
-
-    def predict_torch(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `SamPredictor`, with `multimask_output=False`."""
-        masks, quality, low = super().predict_torch(*args, **(kwargs | {"multimask_output": False}))
-        return masks, quality, low
-
-
 class Salip:
     """SAM and CLIP in cascade over the slices of a volume."""
 
@@ -78,16 +67,13 @@ class Salip:
         self.clip, self.device = clip, torch.device(device)
         self._text = encode_prompts(clip, labelling, device)
         self._segmenter = SamSegmenter(sam, device=device)
-        self._grid = build_point_grid(settings.points_per_side)
-        self._everything = SamAutomaticMaskGenerator(
+        self._everything = Everything(
             sam,
-            points_per_side=None,
-            point_grids=[self._grid],
-            pred_iou_thresh=settings.pred_iou_thresh,
-            stability_score_thresh=settings.stability_score_thresh,
+            points_per_side=settings.points_per_side,
+            confidence=settings.pred_iou_thresh,
+            stability=settings.stability_score_thresh,
+            one_mask=one_mask,
         )
-        if one_mask:
-            self._everything.predictor = OneMaskPredictor(sam)
 
     def segment(self, slices: np.ndarray, slice_mm: float) -> np.ndarray:
         """Segment one case.
@@ -126,18 +112,8 @@ class Salip:
         Args:
             image: `(y, x)` uint8.
         """
-        head = int((image > HEAD_LEVEL).sum())
-        columns, rows = (self._grid * image.shape[::-1]).astype(int).T
-        grid = self._grid[image[rows, columns] > HEAD_LEVEL]
-        if len(grid) == 0:
-            return []
-        self._everything.point_grids = [grid]
-        found = []
-        for segment in self._everything.generate(np.repeat(image[..., None], 3, axis=2)):
-            if self.settings.min_area <= segment["area"] <= self.settings.max_head_fraction * head:
-                x, y, width, height = (int(v) for v in segment["bbox"])
-                found.append((x, y, x + width, y + height))
-        return found
+        most = self.settings.max_head_fraction * int((image > HEAD_LEVEL).sum())
+        return [each.box for each in self._everything(image) if self.settings.min_area <= each.area <= most]
 
 
 def crop(image: np.ndarray, box: tuple[int, int, int, int], margin: int) -> np.ndarray:

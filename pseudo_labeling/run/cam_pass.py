@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
 from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
-from pseudo_labeling.cam import case_cam, mapped_slices
+from pseudo_labeling.cam import case_cam, check_layers, mapped_slices
 from pseudo_labeling.cam_methods import cam_methods
 from pseudo_labeling.classifier import (
     SliceClassifier,
@@ -227,6 +227,7 @@ class CamPasses:
         unfinished = self.files.path("classifier", f"{name}_partial.pt")
         if self.files.record("classifier", name, key) is not None:
             return load_classifier(model, final, self.device)
+        check_layers(initial, self.settings.cam.layers, self.settings.classifier.image_size)
         slices, targets, names, numbers = self._training_set()
         augmentation: AmdaAugmentation | None = None
         if name == AMDA:

@@ -183,7 +183,7 @@ class FinishedRun:
         if which not in self._classifiers:
             self._classifier_sha256(which)
             path = self.files.root / "classifier" / f"{which}.pt"
-            self._classifiers[which] = load_classifier(self.untrained(), path, self.device)
+            self._classifiers[which] = load_classifier(self._built(None), path, self.device)
         return self._classifiers[which]
 
     def use_untrained(self) -> Which:
@@ -193,13 +193,15 @@ class FinishedRun:
 
     def untrained(self) -> SliceClassifier:
         """The classifier as training found it, its last layer drawn at random; a control."""
-        settings = self.settings.classifier
-        clip = self.networks.clip if settings.backbone in ("auto", "clip") else None
-        initial = self.recorded.get("classifier", {}).get("spec", "none")
-        weights = None if clip is not None else load_backbone_state(settings.backbone, initial)
-        return build_classifier(settings, clip, weights, self.settings.seed)[0]
+        backbone, spec = self.settings.classifier.backbone, self.recorded.get("classifier", {}).get("spec", "none")
+        return self._built(None if backbone == "clip" else load_backbone_state(backbone, spec))
 
     # ---- helpers
+
+    def _built(self, weights: dict[str, torch.Tensor] | None) -> SliceClassifier:
+        settings = self.settings.classifier
+        clip = self.networks.clip if settings.backbone in ("auto", "clip") else None
+        return build_classifier(settings, clip, weights, self.settings.seed)[0]
 
     @cached_property
     def _text(self) -> torch.Tensor:

@@ -64,6 +64,8 @@ FILES: dict[str, tuple[str, ...]] = {
         "amda",
         "roi",
         "prompts",
+        "shape_prior",
+        "clusters",
     ),
     "nnunetv2_clisc/environment": ("__init__", "environment"),
     "nnunetv2_clisc/demo and doctor": ("demo", "demo_c2s", "doctor"),

@@ -39,7 +39,7 @@ class TestVolumes:
     def test_one_slice_is_no_scan_to_convert(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.nii.gz", voxels(shape=(1, 8, 9)))
         assert read_image(path).GetSize() == (9, 8, 1)
-        with pytest.raises(UserError, match="only one voxel thick .*`convert pictures`"):
+        with pytest.raises(UserError, match=r"only one voxel thick .*`convert pictures`"):
             read_unified(path)
 
     @pytest.mark.parametrize("ending", ["nii", "nii.gz", "mha", "nrrd"])
