@@ -15,7 +15,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: setup.py pyproject.toml nnunetv2_clisc_discovery.pth
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip 'setuptools>=77' wheel
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[test]'  # Python compiles what it imports
 	touch $@
 
 test: setup lint

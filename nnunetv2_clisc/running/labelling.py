@@ -16,7 +16,7 @@ from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptio
 from nnunetv2_clisc.running.parts import Part, resolve_part
 from pseudo_labeling.presets import PRESETS, preset_values
 from pseudo_labeling.settings import Settings
-from pseudo_labeling.weights.files import WeightSpecs, cache_dir, paper_available
+from pseudo_labeling.weights.files import Role, WeightSpecs, cache_dir, identify, paper_available
 
 if TYPE_CHECKING:  # imports torch, which mistakes of the user need not wait for
     from pseudo_labeling.run.finish import Summary
@@ -132,6 +132,10 @@ def pseudo_label(
     settings = resolve_settings(
         preset, options.settings_file, options.changes, options.seed, embedded=specs.clip == "embedded"
     )
+    if stage is None:  # a file that is missing is better known now than after the stages before it is needed
+        needed: dict[Role, str] = {"clip": specs.clip, "sam": specs.sam, "resnet50": specs.classifier}
+        for role, spec in needed.items():
+            identify(role, spec)
     if num_gpus is not None:
         if stage not in (None, *SHARED_STAGES):
             raise UserError(f"-num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")

@@ -217,9 +217,9 @@ def test_missing_weight_file_is_named(clisc: Run, nnunet: Path, scans: Path, tmp
         ["--weights", tmp_path / "no.pth"],
         ["--weights", "embedded", "--clip-weights", tmp_path / "no.pt"],
     ):
-        assert str(tmp_path / "no.pt") in last_line(
-            clisc("pseudo_label", "-d", 501, "-device", "cpu", *arguments, ok=False)
-        )
+        done = clisc("pseudo_label", "-d", 501, "-device", "cpu", *arguments, ok=False)
+        assert str(tmp_path / "no.pt") in last_line(done)
+        assert "slice labels" not in done.stderr  # said before any work is done
 
 
 def test_doctor_says_what_to_do(clisc: Run, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

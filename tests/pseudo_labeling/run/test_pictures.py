@@ -160,9 +160,7 @@ def test_another_colour_in_one_channel_is_another_picture(
     blue = dataset / "imagesTr" / "p03_0002.nii.gz"
     image = sitk.ReadImage(str(blue))
     sitk.WriteImage(sitk.Cast(255 - image, sitk.sitkUInt8), str(blue))
-    with pytest.raises(
-        UserError, match="slice labels of 1 of 10 cases are missing, changed"
-    ):
+    with pytest.raises(UserError, match="slice labels of 1 of 10 cases are missing, changed"):
         pseudo_label(options(), stage="finish")
 
 
