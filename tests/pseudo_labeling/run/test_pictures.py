@@ -15,9 +15,11 @@ import SimpleITK as sitk
 from PIL import Image
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.sources.pictures import convert_pictures
+from dataset_conversion.sources.pictures import convert_new_pictures, convert_pictures, masks_to_png
 from nnunetv2_clisc.running.labelling import pseudo_label
 from nnunetv2_clisc.running.options import LabellingOptions
+from nnunetv2_clisc.scoring.evaluation import evaluate_folders
+from nnunetv2_clisc.studies.baselines.cam_and_sam import pseudo_label_baseline
 from tests.helpers.commands import Run, files_of, program
 from tests.helpers.picture_files import make_pictures
 
@@ -107,12 +109,12 @@ def test_every_picture_gets_a_label_and_a_number_that_says_how_sure_it_is(labell
 
 
 def test_from_labels_to_png_masks(
-    labelled: Path, source: Path, clisc: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labelled: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(labelled, monkeypatch)
     dataset = labelled / "nnUNet_raw" / "Dataset601_Skin"
     labels = files_of(dataset / "labelsTr")
-    clisc("baseline", "pseudo_label", "-d", 601, "--images", dataset / "imagesTr", "-o", tmp_path / "again")
+    pseudo_label_baseline(601, dataset / "imagesTr", tmp_path / "again", device="cpu")
     assert {name: data for name, data in files_of(tmp_path / "again").items() if name.endswith(".nii.gz")} == labels
 
     (tmp_path / "trainers").mkdir()
@@ -127,17 +129,16 @@ def test_from_labels_to_png_masks(
     assert len(list((fold / "s3f" / "sam").glob("*.nii.gz"))) == PICTURES - 4
     assert files_of(dataset / "labelsTr") == labels
 
-    clisc("convert", "pictures", "--images", source / "images", "-o", tmp_path / "new")
+    convert_new_pictures(source / "images", tmp_path / "new")
     predict = ["-d", 601, "-c", "2d", "-f", 0, "-tr", "Quick2D", "-device", "cpu", "-npp", 1, "-nps", 1]
     run("nnUNetv2_predict", *predict, "-i", tmp_path / "new", "-o", tmp_path / "predicted")
-    clisc("masks_to_png", "--masks", tmp_path / "predicted", "--images", source / "images", "-o", tmp_path / "png")
-    masks = sorted((tmp_path / "png").glob("*.png"))
+    masks = masks_to_png(tmp_path / "predicted", source / "images", tmp_path / "png")
     assert len(masks) == PICTURES
     for path in masks:
         predicted = array(tmp_path / "predicted" / f"{path.stem}.nii.gz")[0] > 0
         np.testing.assert_array_equal(np.asarray(Image.open(path)) > 0, predicted)
-    assert "IoU" in clisc("evaluate", "--pred", tmp_path / "predicted", "--gt", dataset / "labelsTs").stdout
-    clisc("report", "-d", 601, "-tr", "Quick2D", "-c", "2d", "-o", tmp_path / "report.html")
+    assert 0 <= evaluate_folders(tmp_path / "predicted", dataset / "labelsTs").summary()["iou"].mean <= 1
+    run("nnUNetv2_clisc", "report", "-d", 601, "-tr", "Quick2D", "-c", "2d", "-o", tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
