@@ -107,7 +107,8 @@ def _add_pictures(layouts: Commands) -> None:
         "A folder of colour or grey pictures, and a table case,label that says which show what is looked for. Each "
         f"picture becomes a case of one slice. {_WRITES} With -o instead of -d: inputs of nnUNetv2_predict, no "
         "labels needed.",
-        "nnUNetv2_clisc convert pictures --images PHOTOS --image-labels labels.csv -d 601 -n Skin\n"
+        "nnUNetv2_clisc convert pictures --images PHOTOS \\\n"
+        "    --image-labels labels.csv -d 601 -n Skin\n"
         "  nnUNetv2_clisc convert pictures --images NEW_PHOTOS -o INPUTS",
     )
     data = pictures.add_argument_group("data")

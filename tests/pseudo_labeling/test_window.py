@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_clisc.training.s3f import Agreement, compare_case, read_shown
+from nnunetv2_clisc.training.s3f import Agreement, compare_case, read_case
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.run.inputs import RunInputs
 from pseudo_labeling.run.slice_label_pass import SliceLabelPass
@@ -74,7 +74,7 @@ def test_s3f_shows_sam_square_pixels_and_compares_on_the_scans_own(tmp_path: Pat
         seen.append((images.shape, roi.shape))
         return roi
 
-    found = compare_case("c", read_shown(scan, prediction, WindowSettings()), tmp_path / "sam.nii.gz", segment)
+    found = compare_case("c", read_case([scan], prediction, WindowSettings()), tmp_path / "sam.nii.gz", segment)
     assert seen == [(phantom[0].shape,) * 2]
     assert found == Agreement("c", int(lesion.sum()), int(lesion.sum()), 1.0)
     stored, given = (sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (tmp_path / "sam.nii.gz", prediction))

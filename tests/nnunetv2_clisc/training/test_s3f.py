@@ -20,7 +20,7 @@ from nnunetv2_clisc.training.s3f import (
     keep_all,
     kept_cases,
     load_agreement,
-    read_shown,
+    read_case,
     save_agreement,
     similarity,
     write_results,
@@ -130,7 +130,7 @@ def test_case_is_compared_in_the_scans_own_geometry(tmp_path: Path, orientation:
         return mask
 
     out = tmp_path / "sam.nii.gz"
-    shown = read_shown(tmp_path / "scan.nii.gz", tmp_path / "prediction.nii.gz", WindowSettings())
+    shown = read_case([tmp_path / "scan.nii.gz"], tmp_path / "prediction.nii.gz", WindowSettings())
     found = compare_case("c", shown, out, segment)
     np.testing.assert_array_equal(seen["roi"], prediction)
     assert seen["images"].dtype == np.uint8
@@ -150,13 +150,13 @@ def test_missing_broken_or_misfitting_scan_names_the_file(tmp_path: Path) -> Non
     scan = tmp_path / "scan.nii.gz"
 
     with pytest.raises(UserError, match=r"scan\.nii\.gz: the scan is missing"):
-        read_shown(scan, prediction, WindowSettings())
+        read_case([scan], prediction, WindowSettings())
     write_image(scan, volume)
     with pytest.raises(UserError, match="preprocess again"):
-        read_shown(scan, prediction, WindowSettings())
+        read_case([scan], prediction, WindowSettings())
     scan.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"scan\.nii\.gz"):
-        read_shown(scan, prediction, WindowSettings())
+        read_case([scan], prediction, WindowSettings())
 
 
 def test_dropped_case_gets_a_picture(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_dropped_case_gets_a_picture(tmp_path: Path) -> None:
     decision = decide([Agreement("c", 9, 9, 0.2), Agreement("d", 9, 9, 0.9)], 50.0)[1][0]
     assert not decision.kept
     paths = [tmp_path / f"{name}.nii.gz" for name in ("scan", "prediction", "sam")]
-    draw_case(tmp_path / "c.png", decision, *paths, WindowSettings(), PromptSettings())
+    draw_case(tmp_path / "c.png", decision, paths[:1], *paths[1:], WindowSettings(), PromptSettings())
     with Image.open(tmp_path / "c.png") as picture:
         assert min(picture.size) > 200
 
