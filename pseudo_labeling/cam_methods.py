@@ -30,8 +30,8 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from pseudo_labeling.cam import CamMethod, LayerCam, Target
-from pseudo_labeling.settings import CamSettings
+from pseudo_labeling.cam import CamMethod, LayerCam, Target, case_cam, mapped_slices
+from pseudo_labeling.settings import CamSettings, Settings
 
 LIBRARY: dict[str, type[BaseCAM]] = {
     "gradcam": GradCAM,
@@ -65,6 +65,17 @@ def cam_methods(settings: CamSettings, classifier: nn.Module, seed: int = 0) -> 
 def cam_method(settings: CamSettings, classifier: nn.Module, seed: int = 0) -> CamMethod:
     """The one that makes the ROI, of :func:`cam_methods`."""
     return cam_methods(settings, classifier, seed)[0]
+
+
+def case_cams(
+    slices: np.ndarray, label: np.ndarray, settings: Settings, classifier: nn.Module, device: torch.device
+) -> list[np.ndarray]:
+    """CAMs of one case by each method of the settings, as :func:`case_cam` makes them; the ROI's method first."""
+    mapped, size, weighted = mapped_slices(label, settings.cam), settings.classifier.image_size, settings.cam.weighted
+    return [
+        case_cam(slices, mapped, size, method, device, weighted=weighted)
+        for method in cam_methods(settings.cam, classifier, settings.seed)
+    ]
 
 
 class LibraryCam(CamMethod):

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from dataset_conversion.errors import UserError
 from pseudo_labeling.amda import AmdaAugmentation, discriminative_region
-from pseudo_labeling.cam import case_cam, check_layers, mapped_slices
-from pseudo_labeling.cam_methods import cam_methods
+from pseudo_labeling.cam import check_layers
+from pseudo_labeling.cam_methods import case_cams
 from pseudo_labeling.classifier import (
     SliceClassifier,
     build_classifier,
@@ -201,17 +201,7 @@ class CamPasses:
         return build_classifier(settings, clip, weights, self.settings.seed)
 
     def _make_cam(self, name: str, case: str, slices: np.ndarray, classifier: SliceClassifier, key: str) -> None:
-        cams = [
-            case_cam(
-                slices,
-                mapped_slices(self.labels[case].label, self.settings.cam),
-                self.settings.classifier.image_size,
-                method,
-                self.device,
-                weighted=self.settings.cam.weighted,
-            )
-            for method in cam_methods(self.settings.cam, classifier, self.settings.seed)
-        ]
+        cams = case_cams(slices, self.labels[case].label, self.settings, classifier, self.device)
         if name == AMDA and self.settings.amda.with_first:
             self.make_cam(RAW, case, slices)
             cams = [np.maximum(*both) for both in zip(cams, self.cams(RAW, case), strict=True)]

@@ -12,8 +12,7 @@ import torch
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, sha256_of
-from pseudo_labeling.cam import case_cam, mapped_slices
-from pseudo_labeling.cam_methods import cam_methods
+from pseudo_labeling.cam_methods import case_cams
 from pseudo_labeling.classifier import SliceClassifier, build_classifier
 from pseudo_labeling.roi import prompting_regions, roi_from_cam
 from pseudo_labeling.run.classifier_files import Which, final_pass, load_classifier
@@ -128,17 +127,7 @@ class FinishedRun:
 
     def cams(self, which: Which, slices: np.ndarray, label: np.ndarray) -> list[np.ndarray]:
         """CAMs of each method, the one that makes the ROI first; arguments as in :meth:`cam`."""
-        cams = [
-            case_cam(
-                slices,
-                mapped_slices(label, self.settings.cam),
-                self.settings.classifier.image_size,
-                method,
-                self.device,
-                weighted=self.settings.cam.weighted,
-            )
-            for method in cam_methods(self.settings.cam, self.classifier(which), self.settings.seed)
-        ]
+        cams = case_cams(slices, label, self.settings, self.classifier(which), self.device)
         if which == "amda" and self.settings.amda.with_first:
             cams = [np.maximum(*both) for both in zip(cams, self.cams("raw", slices, label), strict=True)]
         return cams

@@ -90,7 +90,7 @@ def _predictions(
 ) -> tuple[Path, dict[str, Path]]:
     """Folder of a run's masks, and the files of the labels that its last training saw."""
     if run.group == "c2s":
-        return labels.changed(run, masks), {}
+        return labels.changed(run, masks, seed), {}
     alpha = labels.settings.amda.alpha if run.alpha is None else run.alpha
     if networks is None or not run.trains_network:
         folder = labels.roi(alpha, seed) if run.stage == "roi" else labels.mask(alpha, run.prompts, seed)

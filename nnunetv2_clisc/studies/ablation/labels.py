@@ -106,14 +106,14 @@ class LabelRuns:
         folder.run(segment, facts)
         return folder.output
 
-    def changed(self, run: Run, references: Mapping[str, Path]) -> Path:
+    def changed(self, run: Run, references: Mapping[str, Path], seed: int) -> Path:
         """Folder with every scan's mask, or its CAM's ROI, made by the stored classifier with a run's settings.
 
         Args:
             run: of the group `c2s`.
             references: masks of the scans, opened for the choice `oracle` alone.
         """
-        finished = FinishedRun(Workspace(self.dataset), self.device, self.finished.networks)
+        finished = self._finished(self.settings.amda.alpha, seed)
         finished.settings = finished.settings.merged(dict(run.changes))
         which = finished.final
         facts = finished.facts(which, sam=run.stage == "mask") | {"pick": run.pick, "untrained": run.untrained}
@@ -133,7 +133,7 @@ class LabelRuns:
                 pick = partial(_best, scan.read_mask(references[case], "give masks of these scans"))
             return finished.mask(slices, roi, scan.pixel_mm, case=case, cams=cams, pick=pick)
 
-        folder = folder_of(finished, run.name, self.images, self._folder(run.name, 0))
+        folder = folder_of(finished, run.name, self.images, self._folder(run.name, seed))
         folder.run(segment, facts)
         return folder.output
 
