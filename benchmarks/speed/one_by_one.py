@@ -31,6 +31,7 @@ from segment_anything import SamPredictor
 
 from benchmarks.speed.figures import save_cam_figure, save_mask_figure
 from benchmarks.speed.measure import Clock
+from pseudo_labeling import cam_methods
 from pseudo_labeling import classifier as classifier_module
 from pseudo_labeling.cam import LayerCam
 from pseudo_labeling.classifier import TrainingState, build_classifier, classifier_input, classifier_slices
@@ -141,7 +142,7 @@ class OneByOne:
             mock.patch.object(cam_pass, "train_classifier", for_as_many_epochs),
             mock.patch.object(classifier_module, "bfloat16_autocast", return_value=nullcontext()),
             mock.patch.object(torch, "channels_last", torch.contiguous_format),
-            mock.patch.object(cam_pass, "case_cam", self.case_cam),  # between the two trainings of AMDA
+            mock.patch.object(cam_methods, "case_cam", self.case_cam),  # between the two trainings of AMDA
         ):
             yield
 
