@@ -11,7 +11,7 @@ import pytest
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported, which counts the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
-from tests.helpers.commands import Run, make_scans, program
+from tests.helpers.commands import Run, in_process, make_scans
 from tests.helpers.labelled_dataset import labelled, reference  # noqa: F401  (fixtures)
 from tests.helpers.tiny_nnunet import found_by_nnunet, planned, tiny  # noqa: F401  (fixtures)
 from tests.helpers.trained_fold import fold, trained  # noqa: F401  (fixtures)
@@ -34,12 +34,14 @@ def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def clisc() -> Run:
-    """Run the installed `nnUNetv2_clisc` with arguments; `ok=False` for a run that must fail."""
+    """Run the command `nnUNetv2_clisc` with arguments; `ok=False` for a run that must fail.
+
+    In this process: starting another one takes seconds. The fixtures `labelled` and `reference`, whose files many tests
+    compare with, come from the installed command, and what is killed or run by parts is one too.
+    """
 
     def run(*arguments: object, ok: bool | None = True) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [program("nnUNetv2_clisc"), *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ)
-        )
+        result = in_process(arguments)
         if ok is not None:
             assert (result.returncode == 0) == ok, result.stderr[-3000:]
         return result

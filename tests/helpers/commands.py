@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
+from nnunetv2_clisc.cli import main
 from pseudo_labeling.embedded.phantoms import phantom_volume
 
 # settings that make every stage run in seconds
@@ -28,6 +34,28 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def program(name: str) -> str:
     """An installed command of this environment."""
     return str(Path(sys.executable).parent / name)
+
+
+def in_process(arguments: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    """Run `nnUNetv2_clisc` in this process; what it writes, and its exit code, are those of a process of its own."""
+    words, code, threads = [str(argument) for argument in arguments], 0, torch.get_num_threads()
+    out, err, root = io.StringIO(), io.StringIO(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()  # pytest's, beside which the command would not set up its own
+    try:
+        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+            try:
+                main(words)
+            except SystemExit as done:
+                code = int(done.code or 0)
+            except Exception:
+                traceback.print_exc()
+                code = 1
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_num_threads(threads)  # `relabel` takes all there are
+    return subprocess.CompletedProcess(["nnUNetv2_clisc", *words], code, out.getvalue(), err.getvalue())
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
