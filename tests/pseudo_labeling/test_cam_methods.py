@@ -13,8 +13,9 @@ from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from pseudo_labeling.cam import LayerCam, case_cam, mapped_slices
-from pseudo_labeling.cam_methods import LIBRARY, LibraryCam, cam_method, cam_methods
+from pseudo_labeling.cam_methods import cam_method, cam_methods
 from pseudo_labeling.classifier import IMAGENET_MEAN, IMAGENET_STD, SliceClassifier
+from pseudo_labeling.library_cam import LIBRARY, LibraryCam
 from pseudo_labeling.settings import CamName, CamSettings
 
 SIZE = 64
