@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from dataset_conversion.errors import UserError
 
@@ -51,6 +51,8 @@ def cluster_segments(
         raise UserError(
             f"settings.clusters.count: {count} clusters of {len(features)} segments; lower it, or widen the shape prior"
         )
+    from sklearn.cluster import KMeans  # only here: half a second that the other route need not wait
+
     found = KMeans(count, n_init=10, random_state=seed).fit(features)
     member = np.asarray(found.labels_)
     sizes = np.bincount(member, minlength=count)
@@ -61,6 +63,44 @@ def cluster_segments(
         raise UserError(f"settings.clusters.count: no cluster is in {SMALLEST_SHARE:.0%} of the cases; lower it")
     chosen = int(candidates[np.abs(means[candidates] - prior).argmin()])
     return Clusters(np.asarray(found.cluster_centers_), member, means, cases, chosen)
+
+
+def stability(
+    found: Clusters,
+    features: np.ndarray,
+    attribute: np.ndarray,
+    case: np.ndarray,
+    prior: float,
+    seeds: Sequence[int],
+) -> float:
+    """How far other seeds choose the same segments: mean Jaccard index of the chosen sets, in [0, 1].
+
+    Args:
+        found: the clusters in question.
+        features, attribute, case, prior: as of :func:`cluster_segments`.
+        seeds: of the other K-means.
+    """
+    chosen = found.member == found.chosen
+    each = []
+    for seed in seeds:
+        other = cluster_segments(features, attribute, case, len(found.centroids), prior, seed)
+        same = other.member == other.chosen
+        each.append((chosen & same).sum() / (chosen | same).sum())
+    return float(np.mean(each))
+
+
+def error_curve(features: np.ndarray, counts: Sequence[int], seed: int) -> dict[int, float]:
+    """Sum of squared distances to the nearest centroid for each number of clusters (UM-SAM: K by SSE).
+
+    Args:
+        features: `(n, d)`.
+        counts: numbers of clusters; those above n are left out.
+        seed: of K-means.
+    """
+    from sklearn.cluster import KMeans
+
+    fitting = [count for count in counts if count <= len(features)]
+    return {count: float(KMeans(count, n_init=3, random_state=seed).fit(features).inertia_) for count in fitting}
 
 
 def nearest(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:

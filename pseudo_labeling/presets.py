@@ -37,12 +37,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prompts": {"points": "sampled", "padding": 0.1},
         "sam": {"candidates": 10, "closing": 5, "keep_fraction": 1.0},
     },
+    "um-sam": {
+        "masks": {"source": "everything"}
+    },  # UM-SAM; the defaults of segments and clusters are its fetal brain's
 }
 # what the package's own small networks need beside a preset that was written for published ones
 EMBEDDED: dict[str, dict[str, Any]] = {
     "c2s": {
         "classifier": {"backbone": "clip", "image_size": 128, "batch_size": 16, "epochs": 30, "patience": 8},
         "cam": {"layers": ("layer2", "layer3", "layer4")},
+    },
+    "um-sam": {
+        "segments": {"points_per_side": 16, "confidence": 0.5, "stability": 0.5, "features": "clip"},
     },
 }
 

@@ -158,6 +158,49 @@ class SamSettings:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class MaskSettings:
+    """Where the masks come from: the route that the stages take."""
+
+    # a classifier's CAM prompts SAM (CLISC, C2S), or SAM segments everything and a cluster of it is kept (UM-SAM)
+    source: Literal["prompted", "everything"] = "prompted"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class SegmentSettings:
+    """Everything that SAM sees in a slice, and what is known of the object's shape (UM-SAM, fetal brain)."""
+
+    points_per_side: Annotated[Whole, Field(ge=1, le=256)] = 32  # of SAM's grid; time grows with its square
+    confidence: Share = 0.88  # SAM's estimate of a segment's IoU; segments below are dropped
+    stability: Share = 0.95  # likewise IoU of its masks at a higher and a lower threshold
+    area: tuple[Share, Share] = (0.01, 0.25)  # share of the slice
+    # width over height of its box
+    aspect: tuple[Annotated[Number, Field(ge=0)], Annotated[Number, Field(ge=0)]] = (2 / 3, 1.5)
+    # pooled over each segment: DINO's, the CLIP tower's, SAM's embedding, or mean and spread of its brightness
+    features: Literal["dino", "clip", "sam", "intensity"] = "dino"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ClusterSettings:
+    """Which segments are the object: K-means over all, and the cluster nearest to an attribute (UM-SAM, Eq. 4, 5)."""
+
+    count: Annotated[Whole, Field(ge=2, le=1000)] = 8
+    attribute: Literal["aspect", "area_mm2", "brightness"] = "aspect"  # brightness: over the slice's mean without air
+    prior: Annotated[Number, Field(ge=0)] = (
+        1.0  # the object's attribute, from an atlas or a textbook, never from masks of these scans
+    )
+    per_slice: Literal["union", "nearest"] = "union"  # of several in one slice: all, or the one nearest to the centroid
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class DistillationSettings:
+    """Learning from SAM's features (UM-SAM 2.2, Eq. 7 to 9): the paper's values for the fetal brain, never tuned."""
+
+    feature: Annotated[Number, Field(ge=0)] = 0.1  # weight of the distance of class means
+    contrast: Annotated[Number, Field(ge=0)] = 0.01  # weight of their contrast with other classes
+    temperature: Annotated[Number, Field(gt=0, le=1000)] = 0.5  # of that contrast
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class S3FSettings:
     """SAM-Seg similarity-based filtering between the two rounds (paper 2.3)."""
 
@@ -178,6 +221,10 @@ class Settings:
     roi: RoiSettings = field(default_factory=RoiSettings)
     prompts: PromptSettings = field(default_factory=PromptSettings)
     sam: SamSettings = field(default_factory=SamSettings)
+    masks: MaskSettings = field(default_factory=MaskSettings)
+    segments: SegmentSettings = field(default_factory=SegmentSettings)
+    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
     s3f: S3FSettings = field(default_factory=S3FSettings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -249,11 +296,15 @@ def _allowed(schema: dict[str, Any]) -> str:
         return ", or ".join(_allowed(each) for each in schema["anyOf"])
     if "const" in schema or "enum" in schema:
         return " or ".join(schema.get("enum", [schema.get("const")]))
+    if "prefixItems" in schema:
+        return "two numbers, the lowest and the highest"
     words = {"boolean": "true or false", "array": "a list of names", "string": "a text"}
     if schema["type"] in words:
         return words[schema["type"]]
     kind = "a whole number" if schema["type"] == "integer" else "a number"
-    if "exclusiveMinimum" in schema:
+    if "exclusiveMaximum" in schema:
         return f"{kind} between {schema['exclusiveMinimum']:g} and {schema['exclusiveMaximum']:g}"
+    if "exclusiveMinimum" in schema and "maximum" in schema:
+        return f"{kind} above {schema['exclusiveMinimum']:g}, at most {schema['maximum']:g}"
     low, high = schema["minimum"], schema.get("maximum")
     return f"{kind} of {low:g} or more" if high is None else f"{kind} from {low:.10g} to {high:.10g}"

@@ -89,11 +89,11 @@ def label(dataset: Path, settings: Settings, specs: WeightSpecs, device: str) ->
     clock = Clock(device)
     run = PseudoLabeling(dataset, settings, specs, device=device, overlay_every=4)
     with clock.timed("slice labels"):
-        run.slice_labels(run.cases)
+        run.stage("slice_labels")
     with clock.timed("classifier"):
-        run.classifier()
+        run.stage("classifier")
     with clock.timed("masks"):
-        run.masks(run.cases)
+        run.stage("masks")
     with clock.timed("finish"):
         summary = run.finish()
     slices, prompted = (sum(row[name] for row in summary.rows) for name in ("slices", "prompted_slices"))

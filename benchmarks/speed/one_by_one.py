@@ -76,7 +76,7 @@ def label_one_by_one(
     with way.clock.timed("loading"):
         way.load()
     with way.clock.timed("classifier"), way.training(_epochs(done)):
-        PseudoLabeling(copy, settings, specs, device=device).classifier()
+        PseudoLabeling(copy, settings, specs, device=device).stage("classifier")
     final = final_pass(settings.amda.alpha)
     trained, _ = build_classifier(settings.classifier, way.clip, None, settings.seed)
     trained.load_state_dict(torch.load(files.root / "classifier" / f"{final}.pt", weights_only=True))

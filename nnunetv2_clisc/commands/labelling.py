@@ -16,7 +16,8 @@ from nnunetv2_clisc.commands.arguments import (
     add_seed,
     add_training,
 )
-from nnunetv2_clisc.running.options import STAGES, LabellingOptions
+from nnunetv2_clisc.running.options import LabellingOptions
+from pseudo_labeling.stage_names import STAGES
 
 
 def add_pseudo_label(commands: Commands) -> None:
@@ -37,7 +38,8 @@ def add_pseudo_label(commands: Commands) -> None:
         "--stage",
         choices=STAGES,
         metavar="STAGE",
-        help=f"one stage alone, of {', '.join(STAGES)} (default: all); slice_labels and masks take parts",
+        help="one stage alone (default: all): slice_labels, classifier, masks, finish; of um-sam segments, clusters, "
+        "masks, finish; the first and masks take parts",
     )
     _add_parts(sharing)
     sharing.add_argument("-num_gpus", type=int, metavar="N", help="one process for each of N GPUs of this machine")
@@ -178,11 +180,13 @@ def _add_labelling_options(parser: argparse.ArgumentParser) -> None:
     weights.add_argument(
         "--classifier-weights", metavar="none|paper|FILE", help="ResNet50 that the classifier starts from"
     )
+    weights.add_argument("--dino-weights", metavar="FILE", help="DINO's ViT-S/8 (segments.features=dino)")
     settings = parser.add_argument_group("settings")
     settings.add_argument(
         "--preset",
-        choices=("paper", "public-code", "embedded", "c2s"),
-        help="values to begin with (default: those of the weights)",
+        choices=("paper", "public-code", "embedded", "c2s", "um-sam"),
+        metavar="NAME",
+        help="values to begin with: paper, public-code, embedded, c2s or um-sam (default: those of the weights)",
     )
     settings.add_argument("--settings", type=Path, metavar="FILE", help="JSON with settings to change")
     settings.add_argument(
@@ -199,6 +203,7 @@ def _labelling_options(args: argparse.Namespace) -> LabellingOptions:
         clip_weights=args.clip_weights,
         sam_weights=args.sam_weights,
         classifier_weights=args.classifier_weights,
+        dino_weights=args.dino_weights,
         image_labels=args.image_labels,
         preset=args.preset,
         settings_file=args.settings,

@@ -1,3 +1,13 @@
+from nnunetv2_clisc.training.distillation_trainer import (
+    DistillationTrainer,
+    DistillationTrainer_noContrast,
+    DistillationTrainer_noFeature,
+    DistillationTrainer_plain,
+    DistillationTrainer_small,
+    DistillationTrainer_small_noContrast,
+    DistillationTrainer_small_noFeature,
+    DistillationTrainer_small_plain,
+)
 from nnunetv2_clisc.training.trainer import (
     CLISCTrainer,
     CLISCTrainer_noS3F,

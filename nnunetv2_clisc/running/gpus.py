@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from dataset_conversion.errors import UserError
-from nnunetv2_clisc.running.options import SHARED_STAGES, LabellingOptions
+from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
+from pseudo_labeling.stage_names import SHARED_STAGES
 
 
 def visible_gpus(num_gpus: int, device: str | None) -> list[str]:

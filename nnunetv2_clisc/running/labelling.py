@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.environment import number_of, raw_dataset, usable_device
 from nnunetv2_clisc.running.gpus import run_stage, visible_gpus
-from nnunetv2_clisc.running.options import SHARED_STAGES, STAGES, LabellingOptions
+from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
 from pseudo_labeling.presets import PRESETS, preset_values
 from pseudo_labeling.settings import Settings
+from pseudo_labeling.stage_names import SHARED_STAGES, check_stage, stages_of
 from pseudo_labeling.weights.files import Role, WeightSpecs, cache_dir, identify, paper_available
 
 if TYPE_CHECKING:  # imports torch, which mistakes of the user need not wait for
@@ -24,7 +25,9 @@ if TYPE_CHECKING:  # imports torch, which mistakes of the user need not wait for
 logger = logging.getLogger(__name__)
 
 
-def resolve_weights(weights: str | None, clip: str | None, sam: str | None, classifier: str | None) -> WeightSpecs:
+def resolve_weights(
+    weights: str | None, clip: str | None, sam: str | None, classifier: str | None, dino: str | None = None
+) -> WeightSpecs:
     """Fill in what was not said: the published weights where their files are present, else the embedded ones."""
     if weights is None:
         weights = "paper" if paper_available() else "embedded"
@@ -35,7 +38,7 @@ def resolve_weights(weights: str | None, clip: str | None, sam: str | None, clas
                 cache_dir(),
             )
     others = weights if weights in ("embedded", "paper") else ("paper" if paper_available() else "embedded")
-    specs = (clip or others, sam or weights, classifier or ("paper" if others == "paper" else "none"))
+    specs = (clip or others, sam or weights, classifier or ("paper" if others == "paper" else "none"), dino or "none")
     # the trainer reads the SAM's file again later, from wherever it is started
     return WeightSpecs(*(str(Path(spec).resolve()) if Path(spec).is_file() else spec for spec in specs))
 
@@ -83,6 +86,20 @@ def resolve_settings(
     return settings
 
 
+def resolve(options: LabellingOptions) -> tuple[WeightSpecs, Settings]:
+    """Weights and settings that a user asks for; the embedded networks have a preset of their own.
+
+    Raises:
+        UserError: as of :func:`resolve_settings`.
+    """
+    specs = resolve_weights(
+        options.weights, options.clip_weights, options.sam_weights, options.classifier_weights, options.dino_weights
+    )
+    embedded = specs.clip == "embedded"
+    preset = options.preset or ("embedded" if embedded else "paper")
+    return specs, resolve_settings(preset, options.settings_file, options.changes, options.seed, embedded=embedded)
+
+
 @dataclass(frozen=True)
 class StageDone:
     """One stage of a run, or a part of it, has ended well; prints what is still to do."""
@@ -112,7 +129,7 @@ def pseudo_label(
 
     Args:
         options: dataset, weights, settings.
-        stage: one of `STAGES`; None runs all of them.
+        stage: one of the route's, :func:`~pseudo_labeling.stage_names.stages_of`; None runs all of them.
         num_parts: share the stage's cases among so many processes, of which this is one.
         part_id: which of them, from 0.
         num_gpus: start one process for each of so many GPUs.
@@ -127,20 +144,20 @@ def pseudo_label(
     if options.image_labels is not None and not options.image_labels.is_file():
         raise UserError(f"--image-labels {options.image_labels}: no such file; give a CSV with case,slice,label")
     dataset = raw_dataset(options.dataset)
-    specs = resolve_weights(options.weights, options.clip_weights, options.sam_weights, options.classifier_weights)
-    preset = options.preset or ("embedded" if specs.clip == "embedded" else "paper")
-    settings = resolve_settings(
-        preset, options.settings_file, options.changes, options.seed, embedded=specs.clip == "embedded"
-    )
+    specs, settings = resolve(options)
+    stages = stages_of(settings)
     if stage is None:  # a file that is missing is better known now than after the stages before it is needed
-        needed: dict[Role, str] = {"clip": specs.clip, "sam": specs.sam, "resnet50": specs.classifier}
-        for role, spec in needed.items():
+        for role, spec in _needed(settings, specs).items():
             identify(role, spec)
+    else:
+        check_stage(stage, settings)
+    if options.image_labels is not None and stages[0] != "slice_labels":
+        raise UserError("--image-labels: this preset learns from segments, not from labels; leave the flag out")
     if num_gpus is not None:
         if stage not in (None, *SHARED_STAGES):
             raise UserError(f"-num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
         gpus = visible_gpus(num_gpus, options.device)
-        for each in STAGES[:-1] if stage is None else (stage,):
+        for each in stages[:-1] if stage is None else (stage,):
             run_stage(options, each, part, gpus)
         stage = stage or "finish"
 
@@ -155,13 +172,20 @@ def pseudo_label(
         return run.finish()
     cases = part.share(run.cases)
     if num_gpus is None:
-        if stage == "classifier":
-            run.classifier()
-        elif stage == "slice_labels":
-            run.slice_labels(cases)
-        else:
-            run.masks(cases)
+        run.stage(stage, cases)
     return StageDone(dataset, stage, part, len(cases))
+
+
+def _needed(settings: Settings, specs: WeightSpecs) -> dict[Role, str]:
+    """The weights that a route reads."""
+    if settings.masks.source == "prompted":
+        return {"clip": specs.clip, "sam": specs.sam, "resnet50": specs.classifier}
+    needed: dict[Role, str] = {"sam": specs.sam}
+    if settings.segments.features == "clip":
+        needed["clip"] = specs.clip
+    elif settings.segments.features == "dino":
+        needed["dino"] = specs.dino
+    return needed
 
 
 def _part_of_stage(stage: str | None, num_parts: int | None, part_id: int | None) -> Part:

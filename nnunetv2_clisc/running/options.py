@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-STAGES = ("slice_labels", "classifier", "masks", "finish")
-SHARED_STAGES = ("slice_labels", "masks")  # their cases can be shared among processes
-
 
 @dataclass(frozen=True)
 class LabellingOptions:
@@ -25,6 +22,7 @@ class LabellingOptions:
     changes: tuple[str, ...] = ()
     seed: int = 0
     redo: tuple[str, ...] | None = None  # what a person changed and is to be made anew; () = all of it
+    dino_weights: str | None = None
 
     def arguments(self, stage: str | None = None) -> list[str]:
         """`pseudo_label` with these options; files as absolute paths, since a job may start in another folder."""
@@ -34,6 +32,7 @@ class LabellingOptions:
             "--clip-weights": _absolute(self.clip_weights),
             "--sam-weights": _absolute(self.sam_weights),
             "--classifier-weights": _absolute(self.classifier_weights),
+            "--dino-weights": _absolute(self.dino_weights),
             "--image-labels": None if self.image_labels is None else str(self.image_labels.absolute()),
             "--preset": self.preset,
             "--settings": None if self.settings_file is None else str(self.settings_file.absolute()),

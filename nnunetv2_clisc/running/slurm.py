@@ -17,8 +17,10 @@ from typing import Any
 
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.environment import check_without_number, number_of, raw_dataset
+from nnunetv2_clisc.running.labelling import resolve
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part
+from pseudo_labeling.stage_names import SHARED_STAGES, stages_of
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
 
     Args:
         options: of `pseudo_label`.
-        parts: number of jobs that share the slice labels, and the masks.
+        parts: number of jobs that share the first stage, and the masks.
         training: what follows.
+
+    Raises:
+        UserError: settings that cannot be.
     """
 
     def shared(arguments: list[str], count: int) -> list[list[str]]:
@@ -70,12 +75,11 @@ def chain(options: LabellingOptions, parts: int, training: Training) -> list[Ste
         return ["nnUNetv2_clisc", *options.arguments(name)]
 
     gpu = 0 if options.device == "cpu" else 1
+    *computing, last = stages_of(resolve(options)[1])
     steps = [
-        Step("slice_labels", shared(stage("slice_labels"), parts), gpu),
-        Step("classifier", [stage("classifier")], gpu),
-        Step("masks", shared(stage("masks"), parts), gpu),
-        Step("finish", [stage("finish")]),
+        Step(name, shared(stage(name), parts) if name in SHARED_STAGES else [stage(name)], gpu) for name in computing
     ]
+    steps.append(Step(last, [stage(last)]))
     if training.trainer is None:
         return steps
     number, t = str(number_of(options.dataset)), training  # nnUNetv2_plan_and_preprocess takes no name
@@ -123,7 +127,7 @@ def submit(options: LabellingOptions, parts: int, training: Training, resources:
 
     Args:
         options: of `pseudo_label`.
-        parts: number of jobs that share the slice labels, and the masks.
+        parts: number of jobs that share the first stage, and the masks.
         training: what follows.
         resources: what each job asks for.
 

@@ -31,7 +31,9 @@ class NetworkSettings:
     batch_size_2d: int = 8
 
 
-def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSettings) -> dict[str, Any]:
+def clisc_plans(
+    plans: dict[str, Any], configuration: str, settings: NetworkSettings, *, slices: bool = False
+) -> dict[str, Any]:
     """Copy `plans` with the paper's network, patch and batch size in one configuration.
 
     Saved beside the checkpoint, such plans let stock nnU-Net build and feed the same network.
@@ -39,17 +41,22 @@ def clisc_plans(plans: dict[str, Any], configuration: str, settings: NetworkSett
     Args:
         plans: as written by `nnUNetv2_plan_and_preprocess`.
         configuration: `3d_fullres`, another 3D configuration without a previous stage, or `2d` for pictures.
+        slices: the trainer learns slice by slice: `2d`, of volumes too, and nothing else.
 
     Raises:
-        UserError: the configuration is unknown, a cascade's second stage, or 2D for volumes.
+        UserError: the configuration is unknown, a cascade's second stage, or not of the kind that the trainer takes.
     """
     plans = deepcopy(plans)
     if configuration not in plans["configurations"]:
         known = ", ".join(plans["configurations"])
-        raise UserError(f"configuration '{configuration}': not in the plans, which have {known}; use 3d_fullres")
+        fitting = "2d" if slices else "3d_fullres"
+        raise UserError(f"configuration '{configuration}': not in the plans, which have {known}; use {fitting}")
     planned = PlansManager(deepcopy(plans)).get_configuration(configuration)
     flat = len(planned.patch_size) == 2
-    if (flat and plans["original_median_shape_after_transp"][0] > 1) or planned.previous_stage_name is not None:
+    if slices and not flat:
+        raise UserError(f"configuration '{configuration}': this trainer learns slice by slice; use 2d")
+    sliced = flat and plans["original_median_shape_after_transp"][0] > 1
+    if (sliced and not slices) or planned.previous_stage_name is not None:
         raise UserError(f"configuration '{configuration}': CLISC trains one 3D network; use 3d_fullres")
     patch = clipped_to_median(settings.patch_2d if flat else settings.patch, planned.median_image_size_in_voxels)
     changed = plans["configurations"][configuration]

@@ -30,6 +30,7 @@ class CLISCTrainer(SelfTraining):
     mirror_at_inference = True  # nnU-Net's test-time augmentation, wherever this network predicts
     cpu_bfloat16 = False  # on CPUs with bfloat16 instructions
     plot_every = 10  # epochs; drawing progress.png takes seconds
+    takes_slices = False  # 2D of volumes too
     start_from_phantoms = False  # round 1 begins with the embedded network instead of random weights
 
     def __init__(
@@ -42,7 +43,7 @@ class CLISCTrainer(SelfTraining):
     ) -> None:
         with one_line_errors():
             begun = self.use_what_the_model_began_with(plans, configuration)
-            plans = clisc_plans(plans, configuration, self.network_settings)
+            plans = clisc_plans(plans, configuration, self.network_settings, slices=self.takes_slices)
             if len(plans["configurations"][configuration]["patch_size"]) == 2:
                 self.suit_pictures()
         super().__init__(plans, configuration, fold, dataset_json, device)

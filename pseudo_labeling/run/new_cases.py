@@ -49,6 +49,18 @@ class Networks:
         return load_sam(self.sam_spec, self.device)
 
 
+def finished_entry(files: Workspace) -> dict[str, Any]:
+    """What `pseudo_label` wrote of a finished run.
+
+    Raises:
+        UserError: the dataset was not labelled to the end.
+    """
+    entry = read_json(files.dataset_json).get("clisc")
+    if entry is None:
+        raise UserError(f"{files.dataset_json}: no finished 'clisc' entry; run `nnUNetv2_clisc pseudo_label` first")
+    return dict(entry)
+
+
 class FinishedRun:
     """What a finished `pseudo_label` run has learned, applied to slices of other cases; nothing is trained.
 
@@ -65,12 +77,15 @@ class FinishedRun:
     """
 
     def __init__(self, files: Workspace, device: torch.device | str = "cpu", networks: Networks | None = None) -> None:
-        entry = read_json(files.dataset_json).get("clisc")
-        if entry is None:
-            raise UserError(f"{files.dataset_json}: no finished 'clisc' entry; run `nnUNetv2_clisc pseudo_label` first")
+        entry = finished_entry(files)
         self.files = files
         self.device = torch.device(device)
         self.settings = Settings.from_dict(entry["settings"])
+        if self.settings.masks.source != "prompted":
+            raise UserError(
+                f"{files.dataset_json}: labelled from segments (masks.source = 'everything'), so there is no CAM; "
+                "name a dataset labelled with another --preset"
+            )
         self.recorded: dict[str, Any] = entry["weights"]
         self.networks = networks or Networks(self.recorded["clip"]["spec"], self.recorded["sam"]["spec"], device)
         self._classifiers: dict[str, SliceClassifier] = {}

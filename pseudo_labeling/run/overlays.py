@@ -14,6 +14,7 @@ from dataset_conversion.files import whole
 from pseudo_labeling.prompts import Prompt
 
 ROWS = 4
+SPREAD = 7  # from one segment's colour to the next one's, of 20
 BLUE, ORANGE = "#4477ff", "#ff9922"  # tell apart with any colour vision, also on grey
 
 
@@ -25,10 +26,11 @@ def save_overlay(
     roi: np.ndarray | None = None,
     prompts: Sequence[Prompt | None] | None = None,
     votes: np.ndarray | None = None,
+    segments: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     title: str = "",
 ) -> None:
-    """Write one PNG with up to four slices of a case, a row each: image, CAM, ROI with prompts, candidates, mask.
+    """Write one PNG with up to four slices of a case, a row each: image, what led to the mask, mask.
 
     Args:
         path: file to write.
@@ -37,14 +39,16 @@ def save_overlay(
         roi: `(z, y, x)` bool, drawn as a blue line.
         prompts: one for each slice; box and points in orange, background points as crosses.
         votes: `(z, y, x)`, share of SAM's candidates that mark a pixel, None where there was one candidate.
+        segments: `(z, y, x)` int, each pixel's segment, 0 = none, each in a colour of its own.
         mask: `(z, y, x)` bool, drawn as an orange line.
         title: written above.
     """
-    occupied = next((a > 0 for a in (mask, roi, cam) if a is not None and a.any()), None)
+    occupied = next((a > 0 for a in (mask, roi, cam, segments) if a is not None and a.any()), None)
     rows = representative_slices(occupied, len(images))
     columns = ["image"] + (["CAM"] if cam is not None else [])
     columns += ["ROI and prompts"] if roi is not None or prompts is not None else []
     columns += ["candidates"] if votes is not None else []
+    columns += ["segments"] if segments is not None else []
     columns += ["mask"] if mask is not None else []
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(rows) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -65,6 +69,9 @@ def save_overlay(
                     _draw_prompt(axis, prompts[z])
             elif column == "candidates" and votes is not None:
                 axis.imshow(votes[z], cmap="viridis", alpha=0.6, vmin=0, vmax=1)
+            elif column == "segments" and segments is not None:
+                colours = np.ma.masked_equal(segments[z], 0) * SPREAD % 20  # neighbours differ
+                axis.imshow(colours, cmap="tab20", alpha=0.6, vmin=0, vmax=19, interpolation="nearest")
             elif column == "mask" and mask is not None and mask[z].any():
                 axis.contour(mask[z], [0.5], colors=ORANGE, linewidths=1.2)
         line[0].set_ylabel(f"slice {z}", fontsize=8)

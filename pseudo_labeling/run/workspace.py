@@ -172,8 +172,8 @@ class Workspace:
         return record
 
     def slice_record(self, case: str) -> dict[str, Any]:
-        """What is recorded of a case's slices, whether CLIP or the user labelled them; empty where nothing is."""
-        records = (self._record(stage, case) for stage in ("slice_labels", "image_labels"))
+        """What the first stage recorded of a case's slices; empty where nothing is."""
+        records = (self._record(stage, case) for stage in ("slice_labels", "image_labels", "segments"))
         return next((read_object(path) for path in records if path.is_file()), {})
 
     def changed_by_hand(self, stage: str, name: str) -> dict[str, Any] | None:

@@ -84,11 +84,10 @@ class SamSegmenter:
         first = asked(regions)
         found = self._masks(embeddings, first, seed, pick)
         for _ in range(self.settings.passes - 1):
-            found = self._masks(embeddings, asked([Region(self._cleaned(found.mask), regions[0].maps)]), seed, pick)
-        return Segmented(self._cleaned(found.mask), first[0], found.agreement, found.votes)
-
-    def _cleaned(self, masks: np.ndarray) -> np.ndarray:
-        return large_components(smoothed(masks, self.settings.closing), self.settings.keep_fraction)
+            found = self._masks(
+                embeddings, asked([Region(cleaned(found.mask, self.settings), regions[0].maps)]), seed, pick
+            )
+        return Segmented(cleaned(found.mask, self.settings), first[0], found.agreement, found.votes)
 
     def masks(self, images: np.ndarray, prompts: Sequence[Prompt | None], progress: bool = False) -> np.ndarray:
         """Segment every slice that has a prompt; the others stay empty (paper: `y = 0` slices are empty).
@@ -151,6 +150,11 @@ class SamSegmenter:
         rng = np.random.default_rng(seed)
         prompts = [each for one in asked for each in perturbed(one, settings.candidates, settings.jitter, size, rng)]
         return decode_scored(self.model, embedding.expand(len(prompts), -1, -1, -1), prompts, size)
+
+
+def cleaned(masks: np.ndarray, settings: SamSettings) -> np.ndarray:
+    """Stacked masks `(z, y, x)` without rough edges, holes and small components, as far as the settings say."""
+    return large_components(smoothed(masks, settings.closing), settings.keep_fraction)
 
 
 def smoothed(masks: np.ndarray, edge: int) -> np.ndarray:

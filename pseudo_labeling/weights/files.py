@@ -31,6 +31,7 @@ class WeightSpecs:
     clip: str
     sam: str
     classifier: str  # ImageNet weights of a ResNet50 backbone; unused where CLIP's own tower is the backbone
+    dino: str = "none"  # a ViT-S/8, for the features of segments; a file, since its SHA-256 is not known to us
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def locate(role: Role, spec: str) -> tuple[Path, WeightRecord]:
     if spec == "embedded":
         weight = _embedded(role)
         path, name, expected = EMBEDDED_DIR / weight.file_name, weight.title, weight.sha256
-    elif spec == "paper" or spec in BY_NAME:
+    elif (spec == "paper" and role in PAPER) or spec in BY_NAME:
         weight = _published(role, spec)
         path, name, expected = cache_dir() / weight.file_name, weight.title, weight.sha256
         if not path.is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import timm
 import torch
 import torchvision
 from open_clip.model import build_model_from_openai_state_dict
@@ -18,6 +19,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
+from torch import nn
 
 from dataset_conversion.errors import UserError
 from pseudo_labeling.embedded.models import (
@@ -150,6 +152,33 @@ def load_resnet50_state(spec: str) -> dict[str, torch.Tensor] | None:
         skeleton = torchvision.models.resnet50(weights=None)
     _compare(skeleton.state_dict(), state, path, "torchvision ResNet50")
     return state
+
+
+def load_dino(spec: str, device: torch.device | str = "cpu") -> nn.Module:
+    """Load DINO's ViT-S/8, whose features tell segments apart (UM-SAM 2.1).
+
+    Args:
+        spec: a file in the layout of the published `dino_deitsmall8_pretrain.pth`, which is timm's too.
+        device: where the model goes.
+
+    Raises:
+        UserError: no file given, or one that is missing, damaged, of another model, or holds pickled code.
+    """
+    if spec == "none":
+        raise UserError(
+            "--dino-weights: settings.segments.features is 'dino', which needs a file of its ViT-S/8 "
+            "(dino_deitsmall8_pretrain.pth); give one, or --set segments.features=clip"
+        )
+    path, _ = locate("dino", spec)
+    state = read_state_dict(path)
+    _check_finite(state, path)
+    network: nn.Module = _filled(_empty_dino, state, path, "DINO ViT-S/8")
+    return network.to(device).eval()
+
+
+def _empty_dino() -> nn.Module:
+    network: nn.Module = timm.create_model("vit_small_patch8_224.dino", pretrained=False, num_classes=0)
+    return network
 
 
 def load_backbone_state(backbone: str, spec: str) -> dict[str, torch.Tensor] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["clip", "sam", "resnet50", "unet"]
+Role = Literal["clip", "sam", "resnet50", "unet", "dino"]
 
 
 @dataclass(frozen=True)

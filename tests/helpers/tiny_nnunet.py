@@ -19,6 +19,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
+from nnunetv2_clisc.training.distillation_trainer import DistillationTrainer_small
 from nnunetv2_clisc.training.plans import NetworkSettings
 from nnunetv2_clisc.training.s3f import Segment
 from nnunetv2_clisc.training.trainer import CLISCTrainer, CLISCTrainer_small
@@ -71,6 +72,15 @@ class QuickTrainer(Quick, CLISCTrainer_small):
     """CLISC in seconds."""
 
 
+class QuickDistillation(DistillationTrainer_small):
+    """UM-SAM in seconds, from the embedded SAM."""
+
+    network_settings = NetworkSettings(features=(4, 8, 128), patch_2d=(32, 32), batch_size_2d=4)
+    epochs = 1
+    min_iterations = 2
+    cpu_bfloat16 = False
+
+
 @dataclass(frozen=True)
 class TinyDataset:
     """nnU-Net's folders with the dataset in them."""
@@ -86,7 +96,12 @@ class TinyDataset:
         return self.root / "preprocessed" / NAME
 
     def trainer(
-        self, kind: type[CLISCTrainer] = QuickTrainer, fold: Any = 0, continued: bool = False, **changes: Any
+        self,
+        kind: type[CLISCTrainer] = QuickTrainer,
+        fold: Any = 0,
+        continued: bool = False,
+        configuration: str = "3d_fullres",
+        **changes: Any,
     ) -> CLISCTrainer:
         """A trainer as `nnUNetv2_train` makes it; `changes` go into dataset.json, None removes an entry."""
         plans = json.loads((self.preprocessed / "nnUNetPlans.json").read_text())
@@ -96,7 +111,7 @@ class TinyDataset:
         dataset |= changes
         dataset = {key: value for key, value in dataset.items() if value is not None}
         plans["continue_training"] = continued
-        return kind(plans, "3d_fullres", fold, dataset, torch.device("cpu"))
+        return kind(plans, configuration, fold, dataset, torch.device("cpu"))
 
 
 def write_image(path: Path, array: np.ndarray, orientation: str = "LPS") -> None:
@@ -150,7 +165,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
         patch.setenv("nnUNet_preprocessed", str(root / "preprocessed"))
         extract_fingerprints([611], num_processes=1)
         identifier = plan_experiments([611])
-        preprocess([611], identifier, configurations=["3d_fullres"], num_processes=[1])
+        preprocess([611], identifier, configurations=["3d_fullres", "2d"], num_processes=[1, 1])
     return TinyDataset(root)
 
 

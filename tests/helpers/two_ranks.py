@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_clisc.training import relabel
 from nnunetv2_clisc.training.fold import State
 from nnunetv2_clisc.training.s3f import Segment
-from tests.helpers.tiny_nnunet import QuickTrainer, TinyDataset, by_brightness
+from tests.helpers.tiny_nnunet import QuickDistillation, QuickTrainer, TinyDataset, by_brightness
 
 IMPATIENCE, OTHERWISE = timedelta(seconds=1), timedelta(minutes=30)  # how long torch's own collectives wait
 
@@ -80,9 +80,40 @@ def rank_main(rank: int, root: str, meeting: str) -> None:
     dist.destroy_process_group()
 
 
+def distilling_main(rank: int, root: str, meeting: str) -> None:
+    """The same for a trainer that learns from SAM's features."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    nnunet_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    trainer = TinyDataset(Path(root)).trainer(RankDistillation, configuration="2d")
+    trainer.run_training()
+    weights = float(np.sum([tensor.double().sum() for tensor in trainer.network.state_dict().values()]))
+    losses = trainer.logger.local_logger.my_fantastic_logging["train_losses"]
+    found = {"weights": weights, "taught": trainer.loss.teacher is not None, "losses": [float(x) for x in losses]}
+    (trainer.folder.path / f"rank_{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+class RankDistillation(QuickDistillation):
+    """On the CPU, where nnU-Net's own would take a GPU for each rank."""
+
+    def __init__(self, plans: Any, configuration: str, fold: int, dataset_json: Any, device: Any = None) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.device, self.grad_scaler = torch.device("cpu"), None
+
+
+RankDistillation.__name__ = "QuickDistillation"
+
+
 def main(root: str) -> None:
     """Run both ranks and wait for them."""
     _spawn(root, join=True)
+
+
+def distilling(root: str) -> None:
+    """Both ranks of a distillation."""
+    meeting = os.path.join(tempfile.mkdtemp(), "meeting")
+    multiprocessing.spawn(distilling_main, args=(root, meeting), nprocs=2, join=True)
 
 
 def exit_codes(root: str) -> list[int]:

@@ -146,7 +146,8 @@ def as_listed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(as_listed(each) for each in value)
     if isinstance(value, float):
-        return "1/3" if value == 1 / 3 else f"{value:g}"
+        thirds = {1 / 3: "1/3", 2 / 3: "2/3"}
+        return thirds.get(value) or f"{value:g}"
     return str(value)

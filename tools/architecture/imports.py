@@ -53,7 +53,7 @@ LEVELS: tuple[dict[str, str], ...] = (
 # A room is a folder with all below it, or these files at the top of a package.
 FILES: dict[str, tuple[str, ...]] = {
     "dataset_conversion/basics": ("__init__", "errors", "files", "threads"),
-    "pseudo_labeling/basics": ("__init__", "settings", "presets", "precision", "ahead"),
+    "pseudo_labeling/basics": ("__init__", "settings", "presets", "stage_names", "precision", "ahead"),
     "pseudo_labeling/slices": ("slices", "window"),
     "pseudo_labeling/stages": (
         "slice_labels",
@@ -61,6 +61,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "classifier",
         "cam",
         "cam_methods",
+        "library_cam",
         "amda",
         "roi",
         "prompts",

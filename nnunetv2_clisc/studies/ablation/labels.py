@@ -84,7 +84,9 @@ class LabelRuns:
             return run.roi(which, slices, self._label(slices, scan))
 
         folder = self._folder(f"roi_alpha_{alpha:g}", seed)
-        folder_of(run, f"cam {which}", self.images, folder).run(segment, run.facts(which, sam=False))
+        folder_of(run.files, run.settings, f"cam {which}", self.images, folder).run(
+            segment, run.facts(which, sam=False)
+        )
         return folder
 
     def mask(self, alpha: float, kind: Literal["box", "points", "both"] | None, seed: int) -> Path:
@@ -93,7 +95,9 @@ class LabelRuns:
         rois = self.roi(alpha, seed)
         run = self._finished(alpha, seed)
         run.settings = replace(run.settings, prompts=replace(run.settings.prompts, kind=kind))
-        folder = folder_of(run, "pseudo_label", self.images, self._folder(f"sam_{kind}_alpha_{alpha:g}", seed))
+        folder = folder_of(
+            run.files, run.settings, "pseudo_label", self.images, self._folder(f"sam_{kind}_alpha_{alpha:g}", seed)
+        )
         facts = run.facts(final_pass(alpha), sam=True)
 
         def segment(case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
@@ -133,7 +137,7 @@ class LabelRuns:
                 pick = partial(_best, scan.read_mask(references[case], "give masks of these scans"))
             return finished.mask(slices, roi, scan.pixel_mm, case=case, cams=cams, pick=pick)
 
-        folder = folder_of(finished, run.name, self.images, self._folder(run.name, seed))
+        folder = folder_of(finished.files, finished.settings, run.name, self.images, self._folder(run.name, seed))
         folder.run(segment, facts)
         return folder.output
 

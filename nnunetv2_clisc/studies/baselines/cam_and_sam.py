@@ -8,12 +8,15 @@ from typing import Literal
 
 import numpy as np
 
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.studies.baselines.folder import BaselineFolder
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import Which
-from pseudo_labeling.run.new_cases import FinishedRun
+from pseudo_labeling.run.new_cases import FinishedRun, finished_entry
+from pseudo_labeling.run.new_segments import FinishedSegments
 from pseudo_labeling.run.workspace import Workspace
+from pseudo_labeling.settings import Settings
 from pseudo_labeling.slices import Grid
 
 
@@ -36,7 +39,7 @@ def cam_baseline(
         UserError: whatever the user can mend, in one line.
     """
     finished = FinishedRun(Workspace(raw_dataset(dataset_id)), usable_device(device))
-    folder = folder_of(finished, f"cam {which}", images, output)
+    folder = folder_of(finished.files, finished.settings, f"cam {which}", images, output)
 
     def segment(_case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
         return finished.roi(which, slices, finished.labels(slices, scan.slice_mm).label)
@@ -60,11 +63,16 @@ def pseudo_label_baseline(
         dataset_id, images, output, device: as of :func:`cam_baseline`, which also says what is returned and raised.
         prompts: kind of prompts, instead of the dataset's.
     """
-    finished = FinishedRun(Workspace(raw_dataset(dataset_id)), usable_device(device))
+    files = Workspace(raw_dataset(dataset_id))
+    if Settings.from_dict(finished_entry(files)["settings"]).masks.source == "everything":
+        if prompts is not None:
+            raise UserError("--prompts: this dataset was labelled without prompts; leave the flag out")
+        return _from_segments(FinishedSegments(files, usable_device(device)), images, output)
+    finished = FinishedRun(files, usable_device(device))
     if prompts is not None:
         prompting = replace(finished.settings.prompts, kind=prompts)
         finished.settings = replace(finished.settings, prompts=prompting)
-    folder = folder_of(finished, "pseudo_label", images, output)
+    folder = folder_of(files, finished.settings, "pseudo_label", images, output)
 
     def segment(case: str, scan: Grid, slices: np.ndarray) -> np.ndarray:
         label = finished.labels(slices, scan.slice_mm).label
@@ -75,7 +83,11 @@ def pseudo_label_baseline(
     return folder.run(segment, finished.facts(finished.final, sam=True))
 
 
-def folder_of(finished: FinishedRun, name: str, images: Path, output: Path) -> BaselineFolder:
+def _from_segments(finished: FinishedSegments, images: Path, output: Path) -> list[Path]:
+    folder = folder_of(finished.files, finished.settings, "pseudo_label", images, output)
+    return folder.run(lambda _case, _scan, slices: finished.mask(slices), finished.facts())
+
+
+def folder_of(files: Workspace, settings: Settings, name: str, images: Path, output: Path) -> BaselineFolder:
     """A folder of masks of scans, or of pictures, that are shown as those of a labelled dataset were."""
-    window, pictures = finished.settings.window, finished.files.pictures
-    return BaselineFolder(name, images, output, window=window, pictures=pictures)
+    return BaselineFolder(name, images, output, window=settings.window, pictures=files.pictures)
