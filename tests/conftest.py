@@ -10,6 +10,7 @@ import pytest
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported, which counts the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # commands that take all cores must not spin on the other's
 
 from tests.helpers.commands import Run, in_process, make_scans
 from tests.helpers.labelled_dataset import labelled, reference  # noqa: F401  (fixtures)
@@ -20,7 +21,7 @@ from tests.helpers.trained_fold import fold, trained  # noqa: F401  (fixtures)
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six phantom cases: four train, one val, one test."""
-    return make_scans(tmp_path_factory.mktemp("scans") / "scans", 6)
+    return make_scans(tmp_path_factory.mktemp("scans") / "scans", 6, (10, 96, 96))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command `sanity`: do CLIP and the CAM heed what they are asked, or would anything have given these labels?"""
+"""The command `sanity`: do CLIP, the CAM and clusters heed what they are asked, or would anything give these labels?"""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from nnunetv2_clisc.scoring.stage_table import auc
 from nnunetv2_clisc.scoring.statistics import MetricSummary, summarise
 from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd, number, to_markdown, without_nan
 from nnunetv2_clisc.studies.cam_study import CamStudy, table_of
+from nnunetv2_clisc.studies.segment_study import SegmentStudy
+from nnunetv2_clisc.studies.segment_study import table_of as segment_table
 from pseudo_labeling.cam import case_cam
 from pseudo_labeling.cam_methods import cam_method
 from pseudo_labeling.classifier import classifier_input, classifier_slices
 from pseudo_labeling.controls.cam_quality import area, deletion_and_insertion, hits, randomised
 from pseudo_labeling.controls.prompt_controls import OWN, controlled_labels, kappa
 from pseudo_labeling.roi import roi_from_cam
-from pseudo_labeling.run.new_cases import FinishedRun
+from pseudo_labeling.run.new_cases import FinishedRun, finished_entry
 from pseudo_labeling.run.workspace import ENDING, Workspace
-from pseudo_labeling.settings import CamName
+from pseudo_labeling.settings import CamName, Settings
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, axial_slices, read_scan
 
@@ -84,16 +86,13 @@ def sanity(
     """
     if unknown := sorted(set(methods) - {*get_args(CamName), "all"}):
         raise UserError(f"--methods {unknown[0]}: no such CAM method; give {', '.join(get_args(CamName))}, or all")
-    compared = [name for name in get_args(CamName) if name in methods or "all" in methods]
     files = Workspace(raw_dataset(dataset_id))
+    if Settings.from_dict(finished_entry(files)["settings"]).masks.source == "everything":
+        return _of_segments(files, gt, output, cases, seed)
+    compared = [name for name in get_args(CamName) if name in methods or "all" in methods]
     finished = FinishedRun(files, usable_device(device))
     finished.facts(finished.final, sam=False)
-    names = files.cases()
-    if gt is not None:
-        names = [case for case in names if (gt / f"{case}{ENDING}").is_file()]
-        if not names:
-            raise UserError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
-    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cases, len(names))).astype(int))]
+    names = _chosen_cases(files, gt, cases)
     if files.pictures and not methods:
         raise UserError(f"-d {dataset_id}: holds pictures, whose labels no prompt has made; give --methods to compare")
     rows: dict[str, Any] = {}
@@ -117,6 +116,30 @@ def sanity(
     write_json(folder / "sanity.json", without_nan({"cases": names, "seed": seed, **rows}))
     write_text(folder / "sanity.md", text)
     return text
+
+
+def _of_segments(files: Workspace, gt: Path | None, output: Path | None, cases: int, seed: int) -> str:
+    """The study of a dataset that was labelled from segments: there is no CAM, and CLIP labels no slice."""
+    if gt is None:
+        raise UserError("sanity: this dataset was labelled from segments, which only masks can judge; give --gt")
+    names = _chosen_cases(files, gt, cases)
+    study = SegmentStudy(files, Settings.from_dict(finished_entry(files)["settings"]), gt, names, seed)
+    rows = study.rows()
+    text = to_markdown([segment_table(rows, len(names))])
+    folder = output or files.root / "sanity"
+    write_json(folder / "sanity.json", without_nan({"cases": names, "seed": seed, "segments": rows}))
+    write_text(folder / "sanity.md", text)
+    return text
+
+
+def _chosen_cases(files: Workspace, gt: Path | None, cases: int) -> list[str]:
+    """Some of the cases, spread evenly over the names; with masks only those that have one."""
+    names = files.cases()
+    if gt is not None:
+        names = [case for case in names if (gt / f"{case}{ENDING}").is_file()]
+        if not names:
+            raise UserError(f"--gt {gt}: has no mask of a case in {files.images_dir}; name the folder of CASE{ENDING}")
+    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(cases, len(names))).astype(int))]
 
 
 class _Checks:

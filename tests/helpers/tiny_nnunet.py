@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -79,6 +83,12 @@ class QuickDistillation(DistillationTrainer_small):
     epochs = 1
     min_iterations = 2
     cpu_bfloat16 = False
+
+
+class QuickDistillation_plain(QuickDistillation):  # noqa: N801
+    """The same without SAM."""
+
+    use_feature_loss = use_contrast_loss = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,15 @@ def finish(raw: Path) -> None:
     (raw / "dataset.json").write_text(json.dumps(content))
 
 
+def plan(dataset_id: int, configurations: list[str]) -> None:
+    """What `nnUNetv2_plan_and_preprocess` does, in threads: its processes take many seconds to start."""
+    threads = SimpleNamespace(Pool=ThreadPool)
+    with mock.patch.object(multiprocessing, "get_context", return_value=threads):
+        extract_fingerprints([dataset_id], num_processes=1)
+        identifier = plan_experiments([dataset_id])
+        preprocess([dataset_id], identifier, configurations, num_processes=[1] * len(configurations))
+
+
 @pytest.fixture(scope="session")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
     """The dataset, planned and preprocessed once; never written to by a test."""
@@ -163,9 +182,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_raw", str(root / "raw"))
         patch.setenv("nnUNet_preprocessed", str(root / "preprocessed"))
-        extract_fingerprints([611], num_processes=1)
-        identifier = plan_experiments([611])
-        preprocess([611], identifier, configurations=["3d_fullres", "2d"], num_processes=[1, 1])
+        plan(611, ["3d_fullres", "2d"])
     return TinyDataset(root)
 
 
@@ -188,7 +205,9 @@ def found_by_nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "trainers"
     folder.mkdir()
     (folder / "quick.py").write_text("from tests.helpers.tiny_nnunet import QuickTrainer\n")
-    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+    # with our own folder, as in a process that starts with this one set
+    known = os.environ.get("nnUNet_extTrainer", "")
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(folder), *([known] if known else [])]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
 
 

@@ -9,12 +9,16 @@ from dataset_conversion.errors import UserError
 from dataset_conversion.files import check_output
 from nnunetv2_clisc.environment import nnunet_device, raw_dataset, usable_device
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
+from nnunetv2_clisc.studies.ablation.distilled import DistilledRuns
 from nnunetv2_clisc.studies.ablation.files import Result, write_ablation
 from nnunetv2_clisc.studies.ablation.labels import LabelRuns
 from nnunetv2_clisc.studies.ablation.networks import NetworkRuns
 from nnunetv2_clisc.studies.ablation.runs import Run, chosen_runs
+from nnunetv2_clisc.studies.baselines.cam_and_sam import pseudo_label_baseline
 from nnunetv2_clisc.studies.baselines.folder import list_cases
+from pseudo_labeling.run.new_cases import finished_entry
 from pseudo_labeling.run.workspace import Workspace
+from pseudo_labeling.settings import Settings
 
 
 def ablate(
@@ -63,15 +67,26 @@ def ablate(
         raise UserError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")
     trains = any(run.trains_network for run in runs)
     where = nnunet_device(device) if trains else usable_device(device)
-    labels = LabelRuns(dataset, images, output, where)
-    networks = None
-    if trains:
-        first = {case: files[0] for case, files in scans.items()}
+    settings = Settings.from_dict(finished_entry(Workspace(dataset))["settings"])
+    labels, networks, distilled = None, None, None
+    first = {case: files[0] for case, files in scans.items()}
+    if any(run.group != "um-sam" for run in runs):
+        labels = LabelRuns(dataset, images, output, where)
+    if any(run.stage in ("round_1", "round_2") for run in runs):
         networks = NetworkRuns(dataset, first, output, trainer=trainer, plans=plans, fold=fold, device=where)
+    if any(run.stage == "distilled" for run in runs):
+        distilled = DistilledRuns(dataset, first, output, trainer=trainer, plans=plans, fold=fold, device=where)
     results: dict[str, list[Result]] = {run.name: [] for run in runs}
     for run in runs:
         for seed in range(seeds):
-            predictions, last = _predictions(run, seed, labels, networks, masks)
+            last: dict[str, Path] = {}
+            if distilled is not None and run.stage == "distilled":
+                predictions = distilled.predicted(run.losses, seed)
+            elif labels is None or run.group == "um-sam":
+                predictions = output / "predictions" / run.name
+                pseudo_label_baseline(dataset.name, images, predictions, device=where)
+            else:
+                predictions, last = _predictions(run, seed, labels, networks, masks)
             results[run.name].append(
                 Result(
                     seed,
@@ -81,7 +96,6 @@ def ablate(
                 )
             )
     facts = {"dataset": dataset.name, "trainer": trainer, "plans": plans, "fold": fold, "seeds": seeds}
-    settings = labels.settings
     return write_ablation(output, runs, results, facts | {"alpha": settings.amda.alpha, "beta": settings.s3f.beta})
 
 

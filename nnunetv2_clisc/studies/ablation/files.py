@@ -99,6 +99,7 @@ def write_ablation(output: Path, runs: Sequence[Run], results: Results, facts: M
         "Effect of α (AMDA), as Fig. 3 (a)": [run for run in runs if run.group == "alpha"],
         "Effect of β (S3F), as Fig. 3 (b)": [run for run in runs if run.group == "beta"],
         "Classification-to-Segmentation": [run for run in runs if run.group == "c2s"],
+        "UM-SAM: what each loss earns": [run for run in runs if run.group == "um-sam"],
     }
     tables = [
         table_of(title, chosen, results, PER_PICTURE if chosen[0].group == "c2s" else SHOWN)

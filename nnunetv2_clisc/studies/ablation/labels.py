@@ -16,6 +16,7 @@ from dataset_conversion.errors import UserError
 from dataset_conversion.files import read_json, write_json
 from nnunetv2_clisc.scoring.metrics import dice
 from nnunetv2_clisc.studies.ablation.runs import Run
+from nnunetv2_clisc.studies.ablation.trainings import SEED_STEP
 from nnunetv2_clisc.studies.baselines.cam_and_sam import folder_of
 from pseudo_labeling.roi import roi_from_cam
 from pseudo_labeling.run.classifier_files import final_pass
@@ -25,8 +26,6 @@ from pseudo_labeling.run.workspace import ENDING, Workspace, chance_of
 from pseudo_labeling.sam.decoder import ScoredMasks
 from pseudo_labeling.sam.segmenter import Pick
 from pseudo_labeling.slices import Grid
-
-SEED_STEP = 1000  # far apart: a training's own seeds lie close together
 
 
 class LabelRuns:

@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import link_file, read_json, sha256_of, write_json
-from nnunetv2_clisc.studies.ablation.labels import SEED_STEP
+from nnunetv2_clisc.studies.ablation.trainings import Trainings
 from nnunetv2_clisc.training.fold import FoldFolder, State, set_aside
 from nnunetv2_clisc.training.rounds import SelfTraining
 from nnunetv2_clisc.training.s3f import Agreement, Decision, decide, keep_all, load_agreement, write_results
@@ -37,7 +35,7 @@ class Trained:
     fold: FoldFolder
 
 
-class NetworkRuns:
+class NetworkRuns(Trainings):
     """Train, branch and predict through nnU-Net's own commands, with results in the ablation's folder.
 
     Args:
@@ -56,18 +54,8 @@ class NetworkRuns:
     def __init__(
         self, dataset: Path, cases: dict[str, Path], output: Path, *, trainer: str, plans: str, fold: int, device: str
     ) -> None:
-        for name in ("nnUNet_preprocessed", "nnUNet_results"):
-            if not os.environ.get(name):
-                raise UserError(f"{name}: the environment variable is not set; point it at nnU-Net's folder")
-        self.dataset, self.output = dataset, output
-        self.trainer, self.plans, self.fold, self.device = trainer, plans, fold, device
-        self.preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset.name)
-        for needed in (f"{plans}.json", "dataset.json", f"{plans}_{CONFIGURATION}"):
-            if not (self.preprocessed / needed).exists():
-                raise UserError(
-                    f"{self.preprocessed / needed}: not there; run nnUNetv2_plan_and_preprocess (-p names plans)"
-                )
-        self.images = _linked(cases, output / "images")
+        super().__init__(dataset, cases, output, plans=plans, fold=fold, device=device, configuration=CONFIGURATION)
+        self.trainer = trainer
         self._full: dict[int, Trained] = {}
 
     # ---- trainings
@@ -139,7 +127,7 @@ class NetworkRuns:
         command = ["nnUNetv2_predict", "-i", str(self.images), "-o", str(folder), "-d", self.dataset.name]
         command += ["-c", CONFIGURATION, "-f", str(self.fold), "-tr", self.trainer, "-p", self.plans]
         command += ["-chk", checkpoint, "-device", self.device, "-npp", "1", "-nps", "1"]
-        self._run(command, trained.results, seed)
+        self.run_command(command, trained.results, seed)
         write_json(marker, {"key": key, "checkpoint": checkpoint, "fold": str(trained.fold.path)})
         return folder
 
@@ -159,20 +147,11 @@ class NetworkRuns:
     def _train(self, trained: Trained, seed: int, *more: str) -> None:
         command = ["nnUNetv2_train", self.dataset.name, CONFIGURATION, str(self.fold)]
         command += ["-tr", self.trainer, "-p", self.plans, "-device", self.device, *more]
-        self._run(command, trained.results, seed)
-
-    def _run(self, command: Sequence[str], results: Path, seed: int) -> None:
-        """Run an installed command of nnU-Net with this seed's data; its output goes to standard error."""
-        print("$", *command, file=sys.stderr, flush=True)
-        program = Path(sys.executable).parent / command[0]
-        with self._environment(results, seed):
-            done = subprocess.run([str(program), *command[1:]], stdout=sys.stderr)
-        if done.returncode != 0:
-            raise UserError(f"{command[0]}: ended with code {done.returncode}; its own message is above")
+        self.run_command(command, trained.results, seed)
 
     def _origin(self, seed: int) -> str:
         """What a training with these data is begun with, as its trainer says."""
-        with tempfile.TemporaryDirectory() as folder, self._environment(Path(folder), seed):
+        with tempfile.TemporaryDirectory() as folder, self.environment(Path(folder), seed):
             try:
                 trainer = get_trainer_from_args(
                     self.dataset.name, CONFIGURATION, self.fold, self.trainer, self.plans, False, torch.device("cpu")
@@ -184,35 +163,6 @@ class NetworkRuns:
                     f"-tr {self.trainer}: has not both rounds and S3F; name one that has, e.g. CLISCTrainer"
                 )
             return trainer.origin()
-
-    @contextmanager
-    def _environment(self, results: Path, seed: int) -> Iterator[None]:
-        """nnU-Net's folders: results of the ablation's own, and data whose `dataset.json` names the seed."""
-        before = {name: os.environ[name] for name in ("nnUNet_preprocessed", "nnUNet_results")}
-        results.mkdir(parents=True, exist_ok=True)
-        os.environ["nnUNet_results"] = str(results)
-        if seed > 0:
-            os.environ["nnUNet_preprocessed"] = str(self._seeded(seed))
-        try:
-            yield
-        finally:
-            os.environ.update(before)
-
-    def _seeded(self, seed: int) -> Path:
-        """A folder for `nnUNet_preprocessed` that links the user's data and changes the seed alone."""
-        root = self.output / "networks" / f"seed_{seed}" / "preprocessed"
-        folder = root / self.dataset.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for entry in self.preprocessed.iterdir():
-            link = folder / entry.name
-            if entry.name != "dataset.json" and not link.exists():
-                link.unlink(missing_ok=True)
-                link.symlink_to(entry.resolve())
-        content = read_json(self.preprocessed / "dataset.json")
-        settings = content["clisc"].setdefault("settings", {})
-        settings["seed"] = settings.get("seed", 0) + SEED_STEP * seed
-        write_json(folder / "dataset.json", content)
-        return root
 
 
 def branch(source: FoldFolder, target: FoldFolder, decisions: Sequence[Decision], summary: dict[str, object]) -> None:
@@ -235,20 +185,3 @@ def branch(source: FoldFolder, target: FoldFolder, decisions: Sequence[Decision]
         shutil.copytree(folder, copy, symlinks=True, copy_function=link_file, ignore=shutil.ignore_patterns("dropped"))
     write_results(target.s3f, decisions, summary)
     target.write_state(State("round_2", state.origin))  # last: what is on disk is then complete
-
-
-def _linked(cases: dict[str, Path], folder: Path) -> Path:
-    """The scans under nnU-Net's names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = {f"{case}_0000{ENDING}": path for case, path in cases.items()}
-    for path in folder.iterdir():
-        if path.name not in wanted:
-            path.unlink()
-    for name, path in wanted.items():
-        if not path.name.lower().endswith(ENDING):
-            raise UserError(f"--images {path}: nnU-Net needs {ENDING} here; convert the scans first")
-        link = folder / name
-        if not link.is_symlink() or link.resolve() != path.resolve():
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
-    return folder

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from dataset_conversion.errors import UserError
 from pseudo_labeling.settings import CamName
 
-Stage = Literal["roi", "mask", "round_1", "round_2"]
+Stage = Literal["roi", "mask", "round_1", "round_2", "distilled"]
 ALPHAS = (0, 10, 20, 30)  # paper Fig. 3 (a), per cent of the ROI
 BETAS = (0, 10, 20, 30, 40)  # paper Fig. 3 (b), percentile
 
@@ -21,8 +21,8 @@ class Run:
     Attributes:
         name: for `--only` and in files.
         title: in tables.
-        group: `table2`, `alpha`, `beta` or `c2s`.
-        stage: what is scored: a CAM's ROI, SAM's mask, or a network after round 1 or 2.
+        group: `table2`, `alpha`, `beta`, `c2s` or `um-sam`.
+        stage: what is scored: a CAM's ROI, SAM's mask, a network after round 1 or 2, or one that learned from SAM.
         alpha: of AMDA; 0 = the raw CAM.
         prompts: kind of SAM's prompts.
         beta: of S3F.
@@ -32,6 +32,7 @@ class Run:
             all candidates, or by the masks the one that fits them best. That one is no method, but how far the choice
             is from the best there is.
         untrained: map with the classifier as it was before training, its last layer drawn at random.
+        losses: end of the name of the `DistillationTrainer`, in group `um-sam`.
     """
 
     name: str
@@ -45,10 +46,11 @@ class Run:
     changes: Mapping[str, Any] = field(default_factory=dict)
     pick: Literal["random", "oracle"] | None = None
     untrained: bool = False
+    losses: str = ""
 
     @property
     def trains_network(self) -> bool:
-        return self.stage in ("round_1", "round_2")
+        return self.stage in ("round_1", "round_2", "distilled")
 
 
 TABLE2 = (
@@ -95,7 +97,15 @@ C2S = (
     ),
     _c2s("oracle", "candidates: the best by the masks (no method)", changes={"sam": _CHOICES}, pick="oracle"),
 )
-RUNS = (*TABLE2, *FIG3A, *FIG3B, *C2S)
+UM_SAM = (
+    Run("um-sam-labels", "labels of new scans, without a network (Eq. 5)", "um-sam", "mask"),
+    Run("um-sam-plain", "U-Net, labels alone", "um-sam", "distilled", losses="_plain"),
+    Run("um-sam-contrast", "U-Net, labels and contrast", "um-sam", "distilled", losses="_noFeature"),
+    Run("um-sam-feature", "U-Net, labels and features", "um-sam", "distilled", losses="_noContrast"),
+    Run("um-sam-full", "U-Net, all three", "um-sam", "distilled"),
+)
+ONLY_WHEN_ASKED = ("c2s", "um-sam")
+RUNS = (*TABLE2, *FIG3A, *FIG3B, *C2S, *UM_SAM)
 
 
 def chosen_runs(only: Sequence[str]) -> list[Run]:
@@ -109,10 +119,10 @@ def chosen_runs(only: Sequence[str]) -> list[Run]:
     """
     for name in only:
         if not any(_fits(run, name) for run in RUNS):
-            known = ", ".join(["table2", "alpha", "beta", "c2s", *(run.name for run in RUNS)])
+            known = ", ".join(["table2", "alpha", "beta", *ONLY_WHEN_ASKED, *(run.name for run in RUNS)])
             raise UserError(f"--only {name}: no such run; known: {known}")
     if not only:
-        return [run for run in RUNS if run.group != "c2s"]
+        return [run for run in RUNS if run.group not in ONLY_WHEN_ASKED]
     return [run for run in RUNS if any(_fits(run, name) for name in only)]
 
 

@@ -29,7 +29,7 @@ def test_s3f_gives_the_same_bytes_whatever_the_masks_are(
             monkeypatch.setenv(f"nnUNet_{name}", str(root / name))
         masks = [root / "raw" / NAME / "labelsTr", root / "preprocessed" / NAME / "gt_segmentations"]
         segs = sorted((root / "preprocessed" / NAME).rglob("*_seg.b2nd"))
-        assert len(segs) == 6
+        assert len(segs) == 12  # of 3d_fullres and of 2d
         rng = np.random.default_rng(1)
         for path in [*(file for folder in masks for file in folder.iterdir()), *segs]:
             if case == "absent":

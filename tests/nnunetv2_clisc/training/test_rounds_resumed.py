@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_clisc.training.fold import FoldFolder
 from nnunetv2_clisc.training.plans import NetworkSettings
-from tests.helpers.tiny_nnunet import CLISC_ENTRY, NAME, QuickTrainer, TinyDataset, digest, python
+from tests.helpers.tiny_nnunet import CLISC_ENTRY, NAME, DyingTrainer, QuickTrainer, TinyDataset, digest, python
 from tests.helpers.trained_fold import back_to, rows
 
 
@@ -55,7 +55,7 @@ def test_killed_in_every_stage_the_same_command_finishes(tiny: TinyDataset) -> N
 
     # the interrupted S3F made what an uninterrupted one makes
     back_to(folder, "s3f", forget=["s3f", "round_2", "checkpoint_final.pth", "checkpoint_best.pth"])
-    assert python(code, DIE="round_2 0").returncode == -signal.SIGKILL
+    tiny.trainer(DyingTrainer)._relabel()
     assert (rows(folder), digest(folder.training_files)) == (table, labels)
 
 

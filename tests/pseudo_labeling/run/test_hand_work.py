@@ -72,14 +72,14 @@ def test_a_corrected_mask_is_kept_used_and_told(dataset: Path, caplog: pytest.Lo
 
 def test_a_corrected_roi_prompts_sam(dataset: Path) -> None:
     before = files_of(dataset / "labelsTr")
-    drawn = correct(dataset / "clisc" / "roi_amda" / "p01.nii.gz")
+    drawn = correct(dataset / "clisc" / "roi_amda" / "p00.nii.gz")
     label()
     changed = files_of(dataset / "labelsTr")
-    assert (dataset / "clisc" / "roi_amda" / "p01.nii.gz").read_bytes() == drawn
-    assert changed.pop("p01.nii.gz") != before.pop("p01.nii.gz")
+    assert (dataset / "clisc" / "roi_amda" / "p00.nii.gz").read_bytes() == drawn
+    assert changed.pop("p00.nii.gz") != before.pop("p00.nii.gz")
     assert changed == before
     label(redo=())
-    assert (dataset / "clisc" / "roi_amda" / "p01.nii.gz").read_bytes() != drawn
+    assert (dataset / "clisc" / "roi_amda" / "p00.nii.gz").read_bytes() != drawn
 
 
 def test_the_corrected_table_of_slice_labels_is_used_and_not_rewritten(

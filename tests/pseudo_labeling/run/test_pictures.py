@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from PIL import Image
 
 from dataset_conversion.errors import UserError
@@ -20,27 +21,27 @@ from nnunetv2_clisc.running.labelling import pseudo_label
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
 from nnunetv2_clisc.studies.baselines.cam_and_sam import pseudo_label_baseline
+from nnunetv2_clisc.training.plans import NetworkSettings
+from nnunetv2_clisc.training.trainer import CLISCTrainer_small
 from tests.helpers.commands import Run, files_of, program
+from tests.helpers.paths import PROJECT
 from tests.helpers.picture_files import make_pictures
+from tests.helpers.tiny_nnunet import plan
 
 PICTURES = 12
 CHANGES = ("classifier.epochs=2", "classifier.image_size=64", "sam.candidates=3")
 QUICK = ("-device", "cpu", "--weights", "embedded", "--preset", "c2s", *(t for c in CHANGES for t in ("--set", c)))
-TRAINER = """
-from nnunetv2_clisc.training.trainer import CLISCTrainer_small
-from nnunetv2_clisc.training.plans import NetworkSettings
-import numpy as np
 
-np.random.seed(0)  # of nnU-Net's augmentation
 
 class Quick2D(CLISCTrainer_small):
+    """Both rounds in 2D in seconds."""
+
     network_settings = NetworkSettings(features=(4, 8, 8), patch_2d=(32, 32), batch_size_2d=4)
     min_iterations = 16
 
-    def suit_pictures(self):
+    def suit_pictures(self) -> None:
         super().suit_pictures()
         self.epochs, self.learning_rate = 6, 0.2
-"""
 
 
 def options(*changes: str) -> LabellingOptions:
@@ -111,27 +112,41 @@ def test_every_picture_gets_a_label_and_a_number_that_says_how_sure_it_is(labell
     assert json.loads((dataset / "dataset.json").read_text())["clisc"]["image_labels"] is not None
 
 
-def test_from_labels_to_png_masks(
-    labelled: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clisc: Run
-) -> None:
+def test_both_rounds_in_2d(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clisc: Run) -> None:
     use(labelled, monkeypatch)
     dataset = labelled / "nnUNet_raw" / "Dataset601_Skin"
     labels = files_of(dataset / "labelsTr")
     pseudo_label_baseline(601, dataset / "imagesTr", tmp_path / "again", device="cpu")
     assert {name: data for name, data in files_of(tmp_path / "again").items() if name.endswith(".nii.gz")} == labels
-
-    (tmp_path / "trainers").mkdir()
-    (tmp_path / "trainers" / "quick2d.py").write_text(TRAINER)
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "trainers"))
-    monkeypatch.setenv("nnUNet_def_n_proc", "1")
-    run("nnUNetv2_plan_and_preprocess", "-d", 601, "-c", "2d", "-np", 1, "-npfp", 1)
+    plan(601, ["2d"])
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # only now: planning needs some
-    run("nnUNetv2_train", 601, "2d", 0, "-tr", "Quick2D", "-device", "cpu")
-    fold = labelled / "nnUNet_results/Dataset601_Skin/Quick2D__nnUNetPlans__2d/fold_0"
+    prepared = labelled / "nnUNet_preprocessed" / "Dataset601_Skin"
+    plans, content = (json.loads((prepared / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+    np.random.seed(0)  # of nnU-Net's augmentation
+    trainer = Quick2D(plans, "2d", 0, content, torch.device("cpu"))
+    trainer.run_training()
+    fold = trainer.folder.path
     assert json.loads((fold / "clisc_state.json").read_text())["stage"] == "done"
     assert len(list((fold / "s3f" / "sam").glob("*.nii.gz"))) == PICTURES - 4
     assert files_of(dataset / "labelsTr") == labels
+    clisc("report", "-d", 601, "-tr", "Quick2D", "-c", "2d", "-o", tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
+
+@pytest.mark.slow  # a process for each command, which starts others
+def test_from_labels_to_png_masks(
+    labelled: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(labelled, monkeypatch)
+    dataset = labelled / "nnUNet_raw" / "Dataset601_Skin"
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "quick2d.py").write_text("from tests.pseudo_labeling.run.test_pictures import Quick2D\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "trainers"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    run("nnUNetv2_plan_and_preprocess", "-d", 601, "-c", "2d", "-np", 1, "-npfp", 1)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    run("nnUNetv2_train", 601, "2d", 0, "-tr", "Quick2D", "-device", "cpu")
     convert_new_pictures(source / "images", tmp_path / "new")
     predict = ["-d", 601, "-c", "2d", "-f", 0, "-tr", "Quick2D", "-device", "cpu", "-npp", 1, "-nps", 1]
     run("nnUNetv2_predict", *predict, "-i", tmp_path / "new", "-o", tmp_path / "predicted")
@@ -141,8 +156,6 @@ def test_from_labels_to_png_masks(
         predicted = array(tmp_path / "predicted" / f"{path.stem}.nii.gz")[0] > 0
         np.testing.assert_array_equal(np.asarray(Image.open(path)) > 0, predicted)
     assert 0 <= evaluate_folders(tmp_path / "predicted", dataset / "labelsTs").summary()["iou"].mean <= 1
-    clisc("report", "-d", 601, "-tr", "Quick2D", "-c", "2d", "-o", tmp_path / "report.html")
-    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_labels_do_not_depend_on_masks_or_processes(labelled: Path, converted: Path, clisc: Run) -> None:

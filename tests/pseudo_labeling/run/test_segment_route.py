@@ -16,6 +16,7 @@ from dataset_conversion.errors import UserError
 from nnunetv2_clisc.running.labelling import pseudo_label
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.slurm import Training, chain
+from nnunetv2_clisc.scoring.metrics import dice
 from nnunetv2_clisc.studies.baselines.cam_and_sam import cam_baseline, pseudo_label_baseline
 from pseudo_labeling.run.segment_pass import read_segments
 from pseudo_labeling.run.workspace import Workspace
@@ -157,6 +158,27 @@ def test_new_cases_get_the_nearest_cluster(copy: Path, tmp_path: Path) -> None:
         cam_baseline(501, copy / "imagesTr", tmp_path / "cam", device="cpu")
     with pytest.raises(UserError, match="--prompts: this dataset was labelled without prompts"):
         pseudo_label_baseline(501, copy / "imagesTr", tmp_path / "box", prompts="box", device="cpu")
+
+
+def test_sanity_compares_segments_with_masks_and_controls(copy: Path, scans: Path, tmp_path: Path, clisc: Run) -> None:
+    out = clisc("sanity", "-d", 501, "--gt", scans / "labels", "-o", tmp_path).stdout
+    rows = json.loads((tmp_path / "sanity.json").read_text())["segments"]
+    everything, prior, chosen, at_random, _, best = rows.values()
+    assert everything["segments"] >= prior["segments"] >= chosen["segments"] > 0
+    assert at_random["segments"] == pytest.approx(prior["segments"] / 3)  # the mean of all three clusters
+    assert best["dsc"] >= max(chosen["dsc"], at_random["dsc"])
+    for row in rows.values():  # more overlap is asked of each
+        assert row["precision"] == sorted(row["precision"], reverse=True)
+    expected = []
+    for case in ("p00", "p01", "p02"):
+        label, mask = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}.nii.gz"))) > 0
+            for folder in (copy / "labelsTr", scans / "labels")
+        )
+        expected.append(dice(label, mask, both_empty=1.0))
+    assert chosen["dsc"] == pytest.approx(np.mean(expected))
+    assert "chosen cluster (D_p)" in out
+    assert "give --gt" in last_line(clisc("sanity", "-d", 501, ok=False))
 
 
 def test_hand_work_is_kept(copy: Path, clisc: Run) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.evaluation import evaluate_folders
@@ -20,7 +19,7 @@ from nnunetv2_clisc.studies.ablation.networks import branch
 from nnunetv2_clisc.studies.ablation.runs import RUNS, chosen_runs
 from nnunetv2_clisc.training.s3f import keep_all, kept_cases, load_agreement
 from tests.helpers.commands import Run, last_line
-from tests.helpers.tiny_nnunet import ENVIRONMENT, TinyDataset, digest
+from tests.helpers.tiny_nnunet import ENVIRONMENT, TinyDataset, digest, plan
 from tests.helpers.trained_fold import TRAIN, fold_of
 
 
@@ -30,8 +29,7 @@ def prepared(labelled: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             patch.setenv(name, str(labelled / name))
-        extract_fingerprints([501], num_processes=1)
-        preprocess([501], plan_experiments([501]), configurations=["3d_fullres"], num_processes=[1])
+        plan(501, ["3d_fullres", "2d"])
     return labelled
 
 
@@ -65,7 +63,7 @@ def test_the_list_is_table_2_and_figure_3() -> None:
     ]  # fmt: skip
     assert [run.alpha for run in chosen_runs(["alpha"]) if run.stage == "roi"] == [0, 10, 20, 30]
     assert [run.beta for run in chosen_runs(["beta"])] == [0, 10, 20, 30, 40]
-    assert chosen_runs([]) == [run for run in RUNS if run.group != "c2s"]  # what the paper has
+    assert chosen_runs([]) == [run for run in RUNS if run.group not in ("c2s", "um-sam")]  # what the paper has
     assert [run.name for run in chosen_runs(["alpha-10", "full"])] == ["full", "alpha-10-cam", "alpha-10-sam"]
     with pytest.raises(UserError, match="--only alpha-5: no such run; known: table2"):
         chosen_runs(["full", "alpha-5"])
@@ -103,6 +101,28 @@ def test_c2s_changes_one_thing_a_row_and_says_what_the_best_choice_would_be(
     masks = [out / "predictions" / name / "seed_0" / "p05.nii.gz" for name in ("c2s-one", "sam_both_alpha_20")]
     ablate(501, out, only=["sam-both"], device="cpu", gt=scans / "labels")
     np.testing.assert_array_equal(*(sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in masks))
+
+
+@pytest.mark.slow  # a process for each training and prediction, which start others
+def test_um_sam_trains_each_combination_of_losses(data: Path, tmp_path: Path, scans: Path) -> None:
+    (tmp_path / "trainers" / "distilling.py").write_text(
+        "from tests.helpers.tiny_nnunet import QuickDistillation, QuickDistillation_plain\n"
+    )
+
+    def run() -> str:
+        only = ["um-sam-labels", "um-sam-plain", "um-sam-full"]
+        where = {"images": scans / "images", "gt": scans / "labels"}
+        return ablate(501, tmp_path / "out", only=only, trainer="QuickDistillation", device="cpu", **where)
+
+    assert "UM-SAM: what each loss earns" in run()
+    rows = table(tmp_path / "out")
+    assert list(rows) == ["um-sam-labels", "um-sam-plain", "um-sam-full"]
+    made = times(tmp_path / "out", "**/checkpoint_final.pth")
+    assert len(made) == 2
+    evaluation = evaluate_folders(tmp_path / "out/predictions/QuickDistillation/seed_0", scans / "labels")
+    assert float(rows["um-sam-full"]["dsc_mean"]) == pytest.approx(evaluation.summary()["dsc"].mean)
+    run()
+    assert times(tmp_path / "out", "**/checkpoint_final.pth") == made
 
 
 def test_label_runs_share_stages_and_leave_the_dataset_alone(data: Path, tmp_path: Path, scans: Path) -> None:
