@@ -8,7 +8,7 @@ COVERAGE_CORE ?= $(shell $(PYTHON) -c "import sys; print('sysmon' if sys.version
 # tests side by side, each with its share of the cores; most of them start commands, and starting uses one core
 WORKERS ?= 2
 
-.PHONY: setup test test-slow slurm-test browser-test bench gpu-check kill-test fuzz demo demo-c2s architecture lint clean
+.PHONY: setup test test-slow slurm-test browser-test bench gpu-check kill-test fuzz demo demo-c2s demo-um-sam architecture lint clean
 
 setup: $(VENV)/.ready
 
@@ -68,5 +68,9 @@ demo: setup
 demo-c2s: setup
 	$(BIN)/nnUNetv2_clisc demo --method c2s -o demo_c2s_output
 
+# no label of a slice: UM-SAM
+demo-um-sam: setup
+	$(BIN)/nnUNetv2_clisc demo --method um-sam -o demo_um_sam_output
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output demo_c2s_output .coverage .coverage.*
+	rm -rf $(VENV) build dist *.egg-info demo_output demo_c2s_output demo_um_sam_output .coverage .coverage.*

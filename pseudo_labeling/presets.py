@@ -48,7 +48,15 @@ EMBEDDED: dict[str, dict[str, Any]] = {
         "cam": {"layers": ("layer2", "layer3", "layer4")},
     },
     "um-sam": {
-        "segments": {"points_per_side": 16, "confidence": 0.5, "stability": 0.5, "features": "clip"},
+        "segments": {  # of a lesion in FLAIR: darker and smaller things have other clusters (docs/results.md)
+            "points_per_side": 16,
+            "confidence": 0.5,
+            "stability": 0.5,
+            "area": (0.005, 0.15),
+            "aspect": (0.5, 2.0),
+            "features": "clip",
+        },
+        "clusters": {"count": 4, "attribute": "brightness", "prior": 2.0},
     },
 }
 

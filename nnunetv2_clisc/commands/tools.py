@@ -110,9 +110,10 @@ def add_demo(commands: Commands) -> None:
     settings = parser.add_argument_group("settings")
     settings.add_argument(
         "--method",
-        choices=("clisc", "c2s"),
+        choices=("clisc", "c2s", "um-sam"),
         default="clisc",
-        help="clisc: brain scans; c2s: pictures with labels, Classification-to-Segmentation (default: clisc)",
+        help="clisc: brain scans; c2s: pictures with labels, Classification-to-Segmentation; um-sam: brain scans, "
+        "clusters of all that SAM sees (default: clisc)",
     )
     settings.add_argument(
         "-o", "--output", type=Path, default=Path("clisc_demo"), metavar="OUT", help="folder (default: clisc_demo)"
@@ -125,9 +126,10 @@ def add_demo(commands: Commands) -> None:
 def _demo(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.demo import run_demo
     from nnunetv2_clisc.demo_c2s import run_demo_c2s
+    from nnunetv2_clisc.demo_um_sam import run_demo_um_sam
 
-    run = run_demo_c2s if args.method == "c2s" else run_demo
-    run(args.output, device=args.device, seed=args.seed)
+    demos = {"clisc": run_demo, "c2s": run_demo_c2s, "um-sam": run_demo_um_sam}
+    demos[args.method](args.output, device=args.device, seed=args.seed)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -64,6 +65,19 @@ def classifier_charts(folder: Path) -> list[tuple[str, Markup]]:
             chart.line(judged, "orange dashed")
         charts.append((words, chart.svg()))
     return charts
+
+
+def cluster_sheets(record: Path) -> list[tuple[str, str]]:
+    """The pictures beside the record of clusters, as words and data URI."""
+    pictures = (
+        ("some segments of each cluster, the chosen one in orange", "contact_sheet.png"),
+        ("sum of squared errors over the number of clusters", "sse.png"),
+    )
+    return [
+        (words, f"data:image/png;base64,{base64.b64encode((record.parent / name).read_bytes()).decode()}")
+        for words, name in pictures
+        if (record.parent / name).is_file()
+    ]
 
 
 def histogram(decisions: Sequence[Decision], summary: Mapping[str, Any]) -> Markup:

@@ -31,7 +31,7 @@ class Measures:
     """What was measured for one report; everything against masks is empty where none were given.
 
     Attributes:
-        agreement: Dice of ROI and pseudo-label of each labelled case, in [0, 1].
+        agreement: Dice of ROI and pseudo-label of each labelled case, in [0, 1]; without an ROI empty.
         label_ml: volume of its pseudo-label in ml.
         labels: pseudo-labels against masks.
         round_1: S3F's predictions of round 1 against masks.
@@ -74,7 +74,12 @@ def measure(run: Run) -> Measures:
     cases = run.files.cases()
     agreement, label_ml = {}, {}
     for case in tqdm(cases, desc="ROI and pseudo-label", unit="case", disable=None):
-        if run.roi(case).is_file() and run.files.label(case).is_file():
+        if not run.files.label(case).is_file():
+            continue
+        if run.clusters is not None:
+            label, ml = read_as_stored(run.files.label(case))
+            label_ml[case] = ml * int(label.sum())
+        elif run.roi(case).is_file():
             (roi, _), (label, ml) = read_as_stored(run.roi(case)), read_as_stored(run.files.label(case))
             if roi.shape != label.shape:
                 raise UserError(f"{run.roi(case)}: not on the grid of {run.files.label(case)}; run pseudo_label again")
@@ -85,7 +90,7 @@ def measure(run: Run) -> Measures:
     scored = [case for case in cases if case in run.gt]
     if run.gt:
         gt = next(iter(run.gt.values())).parent
-        labels = _evaluate("pseudo-labels", run.files.labels_dir, gt, [c for c in scored if c in agreement])
+        labels = _evaluate("pseudo-labels", run.files.labels_dir, gt, [c for c in scored if c in label_ml])
         if run.pred:
             pred = _evaluate(
                 run.pred_name, next(iter(run.pred.values())).parent, gt, [c for c in run.pred if c in run.gt]
@@ -154,6 +159,8 @@ def choose(run: Run, measures: Measures) -> Choice:
     known = {case: value for case, value in similarities.items() if value is not None}
     if known:
         return Choice("S3F similarity, the agreement of network and SAM; no masks were read", pick(known))
+    if run.clusters is not None:
+        return Choice("volume of the pseudo-label; no masks were read", pick(measures.label_ml))
     return Choice("Dice of ROI and pseudo-label, as S3F has not run; no masks were read", pick(measures.agreement))
 
 

@@ -58,6 +58,8 @@ def render(run: Run, measures: Measures) -> str:
         "cases": tables.cases_table(run, measures, counts, slices, decided, split),
         "choice": choice,
         "stages": galleries.stages(choice),
+        "clusters": tables.clusters_table(run.clusters) if run.clusters is not None else None,
+        "sheets": figures.cluster_sheets(run.clusters) if run.clusters is not None else [],
         "strips": figures.slice_strips(slices, measures.lesion),
         "classifier": figures.classifier_charts(run.files.root / "classifier"),
         "rounds": figures.round_charts(curves),
@@ -99,7 +101,11 @@ def tiles(
     parts = [f"{sum(split.get(case) == part for case in cases)} {part}" for part in ("train", "val")] if split else []
     found = [(str(len(cases)), "cases" + (f" ({', '.join(parts)})" if parts else ""))]
     called = [value for one in slices.values() for value in one.label]
-    found.append((f"{100 * sum(called) / max(len(called), 1):.0f} %", f"of {len(called)} slices labelled tumour"))
+    if run.clusters is None:
+        found.append((f"{100 * sum(called) / max(len(called), 1):.0f} %", f"of {len(called)} slices labelled tumour"))
+    else:
+        chosen, every = (sum(row[name] for row in counts.values()) for name in ("chosen_segments", "segments"))
+        found.append((f"{chosen} of {every}", "segments of SAM's in the chosen cluster"))
     if counts:
         empty = sum(row["mask_voxels"] == 0 for row in counts.values())
         found.append((str(empty), "empty pseudo-labels" if empty != 1 else "empty pseudo-label"))

@@ -63,6 +63,8 @@ def slice_labels(run: Run) -> dict[str, CaseSlices]:
         UserError: the table is not ours.
     """
     table = run.files.root / "slice_labels.csv"
+    if run.clusters is not None:  # no slice has a label where segments were clustered
+        return {}
     found: dict[str, dict[int, dict[str, str]]] = {}
     for row in our_table(table, ("case", "slice", "label")):  # a table that was written by hand has no more
         defaults = {"probability": row["label"], "confident": "1"}
@@ -84,7 +86,9 @@ def slice_labels(run: Run) -> dict[str, CaseSlices]:
 def labelling_summary(run: Run) -> dict[str, dict[str, int]]:
     """Counts of every case from `summary.csv`; empty while the labelling is incomplete."""
     table = run.files.root / "summary.csv"
-    columns = ("slices", "tumour_slices", "prompted_slices", "roi_voxels", "mask_voxels")
+    columns = ["slices", "tumour_slices", "prompted_slices", "roi_voxels", "mask_voxels"]
+    if run.clusters is not None:
+        columns = ["slices", "segments", "chosen_segments", "mask_voxels"]
     if not table.is_file():
         return {}
     return {

@@ -81,6 +81,12 @@ class Run:
         """The CAM behind that ROI."""
         return self.files.root / f"cam_{self.final_pass}" / f"{case}.npz"
 
+    @property
+    def clusters(self) -> Path | None:
+        """The record of the clusters of segments, where the labels are made of these."""
+        path = self.files.root / "clusters" / "clusters.json"
+        return path if path.is_file() and not (self.files.root / "slice_labels.csv").is_file() else None
+
     def prediction(self, case: str) -> tuple[Path, str] | None:
         """A network's mask of a case and whose it is: the user's, else the validation's, else round 1's."""
         if case in self.pred:
@@ -108,7 +114,7 @@ def find_run(dataset_id: int | str | Path, model: Model, *, pred: Path | None = 
     dataset = raw_dataset(dataset_id)
     files = Workspace(dataset)
     cases = files.cases()
-    if not (files.root / "slice_labels.csv").is_file():
+    if not any((files.root / name).is_file() for name in ("slice_labels.csv", "clusters/clusters.json")):
         raise UserError(f"-d {dataset_id}: {dataset} has no pseudo-labels; run `nnUNetv2_clisc pseudo_label` first")
     fold, remarks = _find_fold(dataset.name, model)
     predictions = mask_files(pred) if pred is not None else {}

@@ -68,8 +68,9 @@ def cases_table(
     header = [
         "Case", "Split", *(heading for heading, _ in scored),
         *(["Similarity|S3F: Dice of round 1's prediction and SAM's answer to it", "Round 2"] if decided else []),
-        "ROI~mask|Dice of ROI and pseudo-label", "Slices", "Tumour|slices labelled tumour",
-        "ROI|voxels", "Mask|voxels of the pseudo-label", "Mask ml",
+        *(["Slices", "Segments|all that SAM sees", "Chosen|segments in the object's cluster"] if run.clusters else
+          ["ROI~mask|Dice of ROI and pseudo-label", "Slices", "Tumour|slices labelled tumour", "ROI|voxels"]),
+        "Mask|voxels of the pseudo-label", "Mask ml",
     ]  # fmt: skip
     rows = []
     for case in run.files.cases():
@@ -81,10 +82,37 @@ def cases_table(
         if decided:
             decision = decided.get(case)
             row += [number(decision.agreement.similarity if decision else None, 3), _fate(decision)]
-        row += [number(measures.agreement.get(case), 2), whole(depth), whole(tumour)]
-        row += [whole(known.get(name)) for name in ("roi_voxels", "mask_voxels")]
+        if run.clusters is None:
+            row += [number(measures.agreement.get(case), 2), whole(depth), whole(tumour)]
+            row += [whole(known.get(name)) for name in ("roi_voxels", "mask_voxels")]
+        else:
+            row += [whole(known.get(name)) for name in ("slices", "segments", "chosen_segments", "mask_voxels")]
         rows.append([*row, number(measures.label_ml.get(case), 1)])
     return HtmlTable(f"All {len(rows)} cases of imagesTr", header, rows)
+
+
+def clusters_table(path: Path) -> HtmlTable:
+    """The clusters of segments, of which one is the object."""
+    record = read_json(path)
+    header = ["Cluster", "", "Segments", "Cases|that have one, in %", "Aspect|mean width over height",
+              "Area|mean, in mm²", "Brightness|mean, over that of the slice without air"]  # fmt: skip
+    rows = [
+        [
+            whole(row["cluster"]),
+            Cell("chosen" if row["chosen"] else ""),
+            whole(row["segments"]),
+            number(row["share_of_cases"], 0, 100),
+            number(row["aspect"], 2),
+            number(row["area_mm2"], 0),
+            number(row["brightness"], 2),
+        ]
+        for row in record["clusters"]
+    ]
+    caption = (
+        f"Nearest to {record['attribute']} = {record['prior']:g}: cluster {record['chosen']}; four other seeds choose "
+        f"the same segments to {100 * record['stability']:.0f} % (Jaccard)"
+    )
+    return HtmlTable(caption, header, rows)
 
 
 def dropped_table(decisions: Sequence[Decision], measures: Measures) -> HtmlTable:
@@ -133,7 +161,7 @@ def settings_table(record: Mapping[str, Any]) -> HtmlTable:
 
 def weights_table(run: Run, summary: Mapping[str, Any], curves: Sequence[Curves]) -> HtmlTable:
     """Every network with the SHA-256 of its weights: what was given, and what was trained."""
-    names = {"clip": "CLIP", "sam": "SAM"}
+    names = {"clip": "CLIP", "sam": "SAM", "dino": "DINO"}
     given = run.record.get("weights", {})
     rows = [[names.get(role, role), _origin(one), one.get("sha256", NOTHING)] for role, one in given.items()]
     if summary.get("sam") and summary["sam"] != given.get("sam"):

@@ -72,7 +72,7 @@ class CamStudy:
         mask = None if gt is None else grid.read_mask(gt, "give masks of these scans")
         size, device = settings.classifier.image_size, self.finished.device
         places = np.flatnonzero(mapped)
-        chosen = places[np.unique(np.linspace(0, len(places) - 1, CURVE_SLICES).astype(int))]
+        chosen = curve_slices(places)
         inputs = classifier_input(classifier_slices(slices[chosen], size)).to(device)
         for name, method in self.methods.items():
             found = self.found[name]
@@ -99,7 +99,8 @@ class CamStudy:
     def rows(self) -> Rows:
         """Mean, sd and number of each measure by method, None for what was not measured."""
         return {
-            name: {measure: _summary(values) for measure, values in found.items()} for name, found in self.found.items()
+            name: {measure: summary_of(values) for measure, values in found.items()}
+            for name, found in self.found.items()
         }
 
     def _trained_on_permuted(self) -> SliceClassifier:
@@ -142,7 +143,13 @@ def _percent(of: dict[str, Any]) -> str:
     return mean_sd(MetricSummary(**of, nan=0), scale=100, digits=1)
 
 
-def _summary(values: list[float]) -> dict[str, float] | None:
+def curve_slices(places: np.ndarray) -> np.ndarray:
+    """Some slices of a case, spread evenly over the mapped ones `(n,)`, for deletion and insertion."""
+    return places[np.unique(np.linspace(0, len(places) - 1, CURVE_SLICES).astype(int))]
+
+
+def summary_of(values: list[float]) -> dict[str, float] | None:
+    """Mean, sd and number of what was measured, None where nothing was."""
     if not values:
         return None
     found = summarise(values)

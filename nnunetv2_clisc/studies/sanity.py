@@ -18,9 +18,9 @@ from dataset_conversion.files import write_json, write_text
 from nnunetv2_clisc.environment import raw_dataset, usable_device
 from nnunetv2_clisc.scoring.metrics import dice
 from nnunetv2_clisc.scoring.stage_table import auc
-from nnunetv2_clisc.scoring.statistics import MetricSummary, summarise
+from nnunetv2_clisc.scoring.statistics import MetricSummary
 from nnunetv2_clisc.scoring.tables import NOTHING, Table, mean_sd, number, to_markdown, without_nan
-from nnunetv2_clisc.studies.cam_study import CamStudy, table_of
+from nnunetv2_clisc.studies.cam_study import CamStudy, curve_slices, summary_of, table_of
 from nnunetv2_clisc.studies.segment_study import SegmentStudy
 from nnunetv2_clisc.studies.segment_study import table_of as segment_table
 from pseudo_labeling.cam import case_cam
@@ -35,7 +35,6 @@ from pseudo_labeling.settings import CamName, Settings
 from pseudo_labeling.slice_labels import HEAD_LEVEL, log_odds
 from pseudo_labeling.slices import Scan, axial_slices, read_scan
 
-CURVE_SLICES = 4  # of a case, for deletion and insertion
 TRAINED, RANDOM, NOTHING_LEARNED = "trained classifier", "randomised classifier", "no CAM (all of a tumour slice)"
 CHANCE = "random map"
 RANDOM_CELLS = 12  # edge of the random map before it is made smooth: single deleted pixels would be mere noise
@@ -190,7 +189,7 @@ class _Checks:
 
     def _curves(self, inputs: torch.Tensor, label: np.ndarray, found: Found) -> None:
         tumour = np.flatnonzero(label)
-        chosen = tumour[np.unique(np.linspace(0, len(tumour) - 1, CURVE_SLICES).astype(int))]
+        chosen = curve_slices(tumour)
         batch = inputs[chosen].to(self.finished.device)
         settings = self.finished.settings
         orders = {
@@ -227,7 +226,7 @@ def _rows(found: Found) -> dict[str, Any]:
             "insertion": found.insertion.get(name),
             "pointing": found.pointing.get(name),
         }
-        cam[name] = {key: _summary(of) if of else None for key, of in values.items()}
+        cam[name] = {key: summary_of(of) for key, of in values.items()}
     return {"prompts": prompts, "cam": cam}
 
 
@@ -262,8 +261,3 @@ def _tables(rows: dict[str, Any], cases: int) -> list[Table]:
             cam,
         ),
     ]
-
-
-def _summary(values: list[float]) -> dict[str, Any]:
-    found = summarise(values)
-    return {"mean": found.mean, "sd": found.sd, "n": found.n}

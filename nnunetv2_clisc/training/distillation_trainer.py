@@ -19,6 +19,7 @@ from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training.distillation import contrast_loss, feature_loss, prototypes
 from nnunetv2_clisc.training.plans import NetworkSettings
 from nnunetv2_clisc.training.trainer import CLISCTrainer
+from pseudo_labeling.embedded.models import ConvImageEncoder
 from pseudo_labeling.run.workspace import flair_channel, shows_pictures
 from pseudo_labeling.settings import DistillationSettings
 from pseudo_labeling.weights.models import load_sam
@@ -62,6 +63,8 @@ class Teacher:
         with torch.autocast(patches.device.type, enabled=False):  # float16 overflows in SAM's encoder
             grey = F.interpolate(eight_bit(shown), size=edges, mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
             features: Tensor = self.sam.image_encoder(self.sam.preprocess(grey))
+            if isinstance(self.sam.image_encoder, ConvImageEncoder):  # the published ones end in this
+                features = F.layer_norm(features.permute(0, 2, 3, 1), features.shape[1:2]).permute(0, 3, 1, 2)
         height, width = (-(-edge * features.shape[-1] // size) for edge in edges)
         return features[..., :height, :width].float()
 
@@ -203,14 +206,14 @@ class DistillationTrainer_plain(DistillationTrainer):  # noqa: N801
     use_feature_loss = use_contrast_loss = False
 
 
-SMALL = NetworkSettings(features=(8, 16, 32, 64, 128), patch_2d=(128, 128), batch_size_2d=8)
+SMALL = NetworkSettings(features=(8, 16, 32, 64, 128), patch_2d=(128, 128), batch_size_2d=4)
 
 
 class SmallDistillation:
     """Sizes that finish on two CPU cores, and fit the embedded SAM's width."""
 
     network_settings = SMALL
-    epochs = 20
+    epochs = 12
     min_iterations = 50
     mirror_at_inference = False
     cpu_bfloat16 = True

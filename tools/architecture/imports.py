@@ -69,7 +69,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "clusters",
     ),
     "nnunetv2_clisc/environment": ("__init__", "environment"),
-    "nnunetv2_clisc/demo and doctor": ("demo", "demo_c2s", "doctor"),
+    "nnunetv2_clisc/demo and doctor": ("demo", "demo_c2s", "demo_um_sam", "doctor"),
     "nnunetv2_clisc/api": ("api",),
     "nnunetv2_clisc/cli": ("cli",),
 }

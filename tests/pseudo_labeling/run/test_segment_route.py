@@ -23,7 +23,14 @@ from pseudo_labeling.run.workspace import Workspace
 from pseudo_labeling.slices import read_slices
 from tests.helpers.commands import Run, convert, files_of, in_process, kill_when, last_line, make_scans
 
-CHANGES = ("clusters.count=3", "segments.area=[0.001,0.3]", "segments.points_per_side=6")
+CHANGES = (
+    "clusters.count=3",
+    "clusters.attribute=aspect",
+    "clusters.prior=1",
+    "segments.area=[0.001,0.3]",
+    "segments.aspect=[0.6,1.5]",
+    "segments.points_per_side=6",
+)
 QUICK = ["pseudo_label", "-d", 501, "-device", "cpu", "--weights", "embedded", "--preset", "um-sam"]
 QUICK += [text for change in CHANGES for text in ("--set", change)]
 
@@ -77,7 +84,7 @@ def test_labels_are_the_chosen_segments(done: Path) -> None:
             share = mask.sum() / mask.size
             aspect = (x1 - x0 + 1) / (y1 - y0 + 1)
             cluster = int(((segments.features[number] - centroids) ** 2).sum(1).argmin())
-            if 0.001 <= share <= 0.3 and 2 / 3 <= aspect <= 1.5 and cluster == clusters["chosen"]:
+            if 0.001 <= share <= 0.3 and 0.6 <= aspect <= 1.5 and cluster == clusters["chosen"]:
                 expected[segments.slice[number]] |= mask
         label = sitk.GetArrayFromImage(sitk.ReadImage(str(files.label(case))))
         np.testing.assert_array_equal(label > 0, scan.from_squares(expected))
@@ -179,6 +186,16 @@ def test_sanity_compares_segments_with_masks_and_controls(copy: Path, scans: Pat
     assert chosen["dsc"] == pytest.approx(np.mean(expected))
     assert "chosen cluster (D_p)" in out
     assert "give --gt" in last_line(clisc("sanity", "-d", 501, ok=False))
+
+
+def test_report_shows_the_clusters(copy: Path, scans: Path, tmp_path: Path, clisc: Run) -> None:
+    clisc("report", "-d", 501, "--gt", scans / "labels", "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Clusters of segments" in page
+    assert "Slice labels" not in page
+    assert "Nearest to aspect = 1: cluster" in page
+    assert page.count('class="sheet"') == 2
+    assert "segments of SAM" in page
 
 
 def test_hand_work_is_kept(copy: Path, clisc: Run) -> None:
