@@ -215,6 +215,7 @@ class SmallDistillation:
     network_settings = SMALL
     epochs = 12
     min_iterations = 50
+    learning_rate = 0.05  # a hundredth of the paper's steps must go further each
     mirror_at_inference = False
     cpu_bfloat16 = True
 
