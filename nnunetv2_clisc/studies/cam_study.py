@@ -148,7 +148,7 @@ def curve_slices(places: np.ndarray) -> np.ndarray:
     return places[np.unique(np.linspace(0, len(places) - 1, CURVE_SLICES).astype(int))]
 
 
-def summary_of(values: list[float]) -> dict[str, float] | None:
+def summary_of(values: list[float] | None) -> dict[str, float] | None:
     """Mean, sd and number of what was measured, None where nothing was."""
     if not values:
         return None
