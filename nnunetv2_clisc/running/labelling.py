@@ -17,7 +17,7 @@ from nnunetv2_clisc.running.parts import Part, resolve_part
 from pseudo_labeling.presets import PRESETS, preset_values
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.stage_names import SHARED_STAGES, check_stage, stages_of
-from pseudo_labeling.weights.files import Role, WeightSpecs, cache_dir, identify, paper_available
+from pseudo_labeling.weights.files import WeightSpecs, cache_dir, identify, needed_weights, paper_available
 
 if TYPE_CHECKING:  # imports torch, which mistakes of the user need not wait for
     from pseudo_labeling.run.finish import Summary
@@ -147,7 +147,7 @@ def pseudo_label(
     specs, settings = resolve(options)
     stages = stages_of(settings)
     if stage is None:  # a file that is missing is better known now than after the stages before it is needed
-        for role, spec in _needed(settings, specs).items():
+        for role, spec in needed_weights(settings, specs).items():
             identify(role, spec)
     else:
         check_stage(stage, settings)
@@ -174,18 +174,6 @@ def pseudo_label(
     if num_gpus is None:
         run.stage(stage, cases)
     return StageDone(dataset, stage, part, len(cases))
-
-
-def _needed(settings: Settings, specs: WeightSpecs) -> dict[Role, str]:
-    """The weights that a route reads."""
-    if settings.masks.source == "prompted":
-        return {"clip": specs.clip, "sam": specs.sam, "resnet50": specs.classifier}
-    needed: dict[Role, str] = {"sam": specs.sam}
-    if settings.segments.features == "clip":
-        needed["clip"] = specs.clip
-    elif settings.segments.features == "dino":
-        needed["dino"] = specs.dino
-    return needed
 
 
 def _part_of_stage(stage: str | None, num_parts: int | None, part_id: int | None) -> Part:

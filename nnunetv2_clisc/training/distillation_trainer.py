@@ -126,8 +126,8 @@ class DistillationTrainer(CLISCTrainer):
 
     def initialize(self) -> None:
         """nnU-Net's, and the teacher beside it."""
+        self.weight_decay = self.weight_decay_2d  # before the optimiser is made
         super().initialize()
-        self.weight_decay = self.weight_decay_2d
         self.teacher: Teacher | None = None
         if not isinstance(self.loss, DistillingLoss) or not self._distils():
             return

@@ -17,7 +17,7 @@ from pseudo_labeling.sam.everything import Everything
 from pseudo_labeling.sam.features import FeatureMaps, clip_maps, dino_maps, features_of, sam_maps
 from pseudo_labeling.sam.segments import Segments, from_arrays, segments_of
 from pseudo_labeling.settings import SegmentSettings, Settings
-from pseudo_labeling.weights.files import Role, WeightSpecs, identify
+from pseudo_labeling.weights.files import WeightSpecs, identify, needed_weights
 from pseudo_labeling.weights.models import load_clip, load_dino, load_sam
 
 STAGE = "segments"
@@ -117,12 +117,7 @@ def weights_used(settings: Settings, specs: WeightSpecs) -> dict[str, Any]:
     Raises:
         UserError: a file that is missing.
     """
-    roles: dict[Role, str] = {"sam": specs.sam}
-    if settings.segments.features == "clip":
-        roles["clip"] = specs.clip
-    elif settings.segments.features == "dino":
-        roles["dino"] = specs.dino
-    return {role: identify(role, spec) for role, spec in roles.items()}
+    return {role: identify(role, spec) for role, spec in needed_weights(settings, specs).items()}
 
 
 def read_segments(files: Workspace, case: str) -> Segments:

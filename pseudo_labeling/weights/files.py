@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dataset_conversion.errors import UserError, explain
 from dataset_conversion.files import sha256_of
+from pseudo_labeling.settings import Settings
 from pseudo_labeling.weights.downloads import fetch, size_of
 from pseudo_labeling.weights.table import BY_NAME, PAPER, WEIGHTS, Role, WeightFile
 
@@ -32,6 +33,18 @@ class WeightSpecs:
     sam: str
     classifier: str  # ImageNet weights of a ResNet50 backbone; unused where CLIP's own tower is the backbone
     dino: str = "none"  # a ViT-S/8, for the features of segments; a file, since its SHA-256 is not known to us
+
+
+def needed_weights(settings: Settings, specs: WeightSpecs) -> dict[Role, str]:
+    """The weights that a route reads, by role: all of CAM's, or SAM's and those of the segments' features."""
+    if settings.masks.source == "prompted":
+        return {"clip": specs.clip, "sam": specs.sam, "resnet50": specs.classifier}
+    needed: dict[Role, str] = {"sam": specs.sam}
+    if settings.segments.features == "clip":
+        needed["clip"] = specs.clip
+    elif settings.segments.features == "dino":
+        needed["dino"] = specs.dino
+    return needed
 
 
 @dataclass(frozen=True)

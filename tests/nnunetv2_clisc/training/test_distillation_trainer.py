@@ -81,6 +81,7 @@ def test_loss_is_the_weighted_sum_of_the_datasets_settings(
 
 def test_student_learns_and_the_teacher_does_not(tiny: TinyDataset) -> None:
     trainer, step = begun(tiny), batch()
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {5e-4}  # paper 3.1
     sam = trainer.teacher.sam
     before = {name: tensor.clone() for name, tensor in sam.state_dict().items()}
     first = trainer.network.encoder.stages[0][0].convs[0].conv.weight
