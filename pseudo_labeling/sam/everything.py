@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import build_point_grid
 
+from pseudo_labeling.sam.one_image import OneImagePredictor
 from pseudo_labeling.slice_labels import HEAD_LEVEL
 from pseudo_labeling.slices import grey
+
+ON_CPU, ON_GPU = 8, 64  # points at a time: so few stay in a CPU's cache, which is a third of the time; a GPU wants many
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,6 @@ class Segment:
     area: int
     confidence: float
     stability: float
-
-
-class OneMaskPredictor(SamPredictor):
-    """For a SAM whose three masks of an ambiguous prompt were never trained: always its single one."""
-
-    def predict_torch(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `SamPredictor`, with `multimask_output=False`."""
-        masks, quality, low = super().predict_torch(*args, **(kwargs | {"multimask_output": False}))
-        return masks, quality, low
 
 
 class Everything:
@@ -72,9 +65,9 @@ class Everything:
             point_grids=[self._grid],
             pred_iou_thresh=confidence,
             stability_score_thresh=stability,
+            points_per_batch=ON_CPU if sam.device.type == "cpu" else ON_GPU,
         )
-        if one_mask:
-            self._generator.predictor = OneMaskPredictor(sam)
+        self._generator.predictor = OneImagePredictor(sam, one_mask=one_mask)
 
     def __call__(self, image: np.ndarray) -> list[Segment]:
         """All segments of a slice.

@@ -13,6 +13,7 @@ from segment_anything import SamPredictor
 from dataset_conversion.errors import UserError
 from pseudo_labeling.embedded.phantoms import phantom_volume
 from pseudo_labeling.prompts import Prompt, prompts_from_roi
+from pseudo_labeling.sam.one_image import OneImagePredictor
 from pseudo_labeling.sam.segmenter import SamSegmenter
 from pseudo_labeling.settings import PromptSettings, SamSettings
 from pseudo_labeling.slices import window_volume
@@ -93,3 +94,17 @@ def test_real_masks_equal_sam_predictor_and_fit() -> None:
         )
         assert (one[0] != masks[z]).sum() <= 2  # a batch's sums are rounded in another order
         assert 2 * (masks[z] & roi[z]).sum() / (masks[z].sum() + roi[z].sum()) > 0.7
+
+
+@needs_real
+def test_many_real_prompts_on_one_image_equal_sam_predictor() -> None:
+    sam = load_sam(str(REAL)).model
+    images = window_volume(phantom_volume(np.random.default_rng(5), (3, 120, 100), stripped=True)[0])
+    shown = np.repeat(images[1][..., None], 3, axis=2)
+    points = torch.as_tensor(np.random.default_rng(0).uniform(20, 90, (6, 1, 2)) * 1024 / 120, dtype=torch.float)
+    found = []
+    for predictor in (OneImagePredictor(sam), SamPredictor(sam)):
+        predictor.set_image(shown)
+        found.append(predictor.predict_torch(points, torch.ones(6, 1), return_logits=True))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
