@@ -31,6 +31,7 @@ __all__ = [
     "UserError",
     "compare",
     "convert_folder",
+    "convert_pictures",
     "evaluate",
     "pseudo_label",
     "report",
@@ -111,6 +112,48 @@ def convert_folder(
     )
 
 
+def convert_pictures(
+    images: AnyPath,
+    image_labels: AnyPath,
+    dataset_id: int,
+    name: str,
+    *,
+    labels: AnyPath | None = None,
+    split: AnyPath | None = None,
+    fullsup_id: int | None = None,
+    seed: int = 0,
+    max_edge: int = 1024,
+) -> ConversionSummary:
+    """Make an nnU-Net raw dataset without training masks from a folder of pictures (`convert pictures`).
+
+    Args:
+        images: folder of PNG, JPEG, TIFF or BMP pictures; a case is named by its file without extension.
+        image_labels: CSV with the columns `case,label`, 0 or 1; test cases need none.
+        dataset_id, name, split, fullsup_id, seed: as of :func:`convert_folder`.
+        labels: folder of masks of the same names, above 0 = lesion; used as :func:`convert_folder` does.
+        max_edge: pictures whose longer side has more pixels are made smaller, and their masks with them.
+
+    Returns:
+        Folders, counts of cases, and remarks.
+
+    Raises:
+        UserError: whatever the user can mend, in one line; nothing is left behind.
+    """
+    from dataset_conversion.sources.pictures import convert_pictures as convert
+
+    return convert(
+        Path(images),
+        Path(image_labels),
+        dataset_id=dataset_id,
+        name=name,
+        labels=_path(labels),
+        split=_path(split),
+        fullsup_id=fullsup_id,
+        seed=seed,
+        max_edge=max_edge,
+    )
+
+
 def pseudo_label(
     dataset: Dataset,
     *,
@@ -118,6 +161,7 @@ def pseudo_label(
     clip_weights: AnyPath | None = None,
     sam_weights: AnyPath | None = None,
     classifier_weights: AnyPath | None = None,
+    dino_weights: AnyPath | None = None,
     image_labels: AnyPath | None = None,
     preset: str | None = None,
     settings: SomeSettings = None,
@@ -132,9 +176,9 @@ def pseudo_label(
     Args:
         dataset: number, name or folder.
         weights: `embedded`, `paper`, or the file of a SAM; None = paper where downloaded, else embedded.
-        clip_weights, sam_weights, classifier_weights: one network's alone.
+        clip_weights, sam_weights, classifier_weights, dino_weights: one network's alone.
         image_labels: CSV (case,slice,label) with slice labels to use instead of CLIP's.
-        preset: `paper`, `public-code`, `embedded` or `c2s`; None = that of the weights.
+        preset: `paper`, `public-code`, `embedded`, `c2s` or `um-sam`; None = that of the weights.
         settings: what differs from the preset, e.g. `{"prompts": {"margin": 10}}`; a `Settings` object stands for all
             of it, seed included.
         seed: of what is drawn.
@@ -161,6 +205,7 @@ def pseudo_label(
         changes=tuple(_changes(settings)),
         seed=seed,
         redo=None if redo is None else tuple(redo),
+        dino_weights=_spec(dino_weights),
     )
     return cast("Summary", labelling.pseudo_label(options))
 
@@ -301,52 +346,18 @@ def segment_volume(
         UserError: shapes that differ, an impossible or missing spacing, NaN, infinite or constant voxels; weights or
             settings that cannot be.
     """
-    import numpy as np
-    import SimpleITK as sitk
-
     from nnunetv2_clisc.environment import usable_device
     from nnunetv2_clisc.running.labelling import resolve_settings
-    from pseudo_labeling.roi import Region
     from pseudo_labeling.sam.segmenter import SamSegmenter
-    from pseudo_labeling.slices import axial_slices, scan_of
+    from pseudo_labeling.sam.volume import segment_scan, volume_of
     from pseudo_labeling.weights.models import load_sam
 
     chosen = resolve_settings(
         preset or ("embedded" if str(weights) == "embedded" else "paper"), None, tuple(_changes(settings)), 0
     )
-    volume = _volume(image, spacing)
-    scan = scan_of(volume)
-    region, shape = np.asarray(roi), volume.GetSize()[::-1]
-    if region.shape != shape or region.dtype != bool:
-        raise UserError(f"roi: {region.shape} of {region.dtype}, but the image has {shape} voxels; give a bool each")
-    given = sitk.GetImageFromArray(region.astype(np.uint8))
-    given.CopyInformation(volume)
-    where = usable_device(device)
+    volume, where = volume_of(image, spacing), usable_device(device)
     segmenter = SamSegmenter(load_sam(str(weights), where).model, chosen.sam, where)
-    slices = axial_slices(scan, chosen.window, "image")
-    asked = [Region(scan.squares(scan.stack_from_image(given)))]
-    mask = segmenter.segment(slices, asked, chosen.prompts, scan.pixel_mm).mask
-    found: np.ndarray = sitk.GetArrayFromImage(scan.to_file_geometry(scan.from_squares(mask))) > 0
-    return found
-
-
-def _volume(image: np.ndarray | sitk.Image, spacing: Sequence[float] | None) -> sitk.Image:
-    """An image as it is, or an array `(z, y, x)` with its spacing in mm."""
-    import numpy as np
-    import SimpleITK as sitk
-
-    if isinstance(image, sitk.Image):
-        if spacing is not None:
-            raise UserError("spacing: a SimpleITK image has its own; leave it out")
-        return image
-    if spacing is None:
-        raise UserError("spacing: an array does not say it; give (z, y, x) in mm")
-    voxels = np.asarray(image, dtype=np.float32)
-    if voxels.ndim != 3 or len(spacing) != 3:
-        raise UserError(f"image: {voxels.ndim} axes, {len(spacing)} spacings; give (z, y, x) of both")
-    volume = sitk.GetImageFromArray(voxels)
-    volume.SetSpacing([float(mm) for mm in reversed(spacing)])
-    return volume
+    return segment_scan(volume, roi, segmenter, chosen)
 
 
 def _spec(weights: AnyPath | None) -> str | None:

@@ -29,7 +29,7 @@ def make_pictures(
 ) -> None:
     """Write coloured phantom pictures, their true masks, labels and a split, as a user's folder would look.
 
-    Every picture shows a lesion; every second one has the sign that its label is about.
+    Every picture shows a lesion; half of them have the sign that their label is about.
 
     Args:
         folder: gets `images/`, `masks/`, `labels.csv` and `split.json`.
@@ -41,7 +41,7 @@ def make_pictures(
     cases = [f"picture_{number:03d}" for number in range(training + validation + test)]
     rows = []
     for number, case in enumerate(tqdm(cases, desc="pictures", unit="picture")):
-        sign = number % 2 == 1
+        sign = number // 4 % 2 == 1  # overlays are of every fourth: so the contact sheet has both
         picture, mask = phantom_picture(np.random.default_rng([seed, number]), size=SIZE, sign=sign)
         for kind, array in (("images", picture), ("masks", mask.astype(np.uint8) * 255)):
             with whole(folder / kind / f"{case}.png") as temporary:

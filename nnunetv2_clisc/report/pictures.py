@@ -16,7 +16,7 @@ from pseudo_labeling.prompts import Prompt
 from pseudo_labeling.slice_labels import HEAD_LEVEL
 
 EDGE = 240  # pixels of a panel's longer side
-GREYS = 88  # of the palette; few enough for small files, too many to see
+COLOURS = 88  # of the palette; few enough for small files, too many to see in greys
 # Okabe and Ito: told apart with any colour vision
 INK = {
     "black": (0, 0, 0),
@@ -128,16 +128,16 @@ def draw(
 
     Args:
         title, alt: words.
-        image: `(y, x)` or `(y, x, 3)` uint8; colours are drawn as greys.
+        image: `(y, x)` or, in colours, `(y, x, 3)` uint8.
         view: what is shown.
         heat: `(y, x)` in [0, 1], laid over the slice; the more, the less of the slice is seen.
         lines: outlines, `(y, x)` bool each.
         prompt: box and points in orange; background points as crosses.
     """
-    grey = Image.fromarray(view.crop(image)).convert("L").resize(view.size[::-1], Image.Resampling.BICUBIC)
+    shown = Image.fromarray(view.crop(image)).resize(view.size[::-1], Image.Resampling.BICUBIC)
     if heat is not None:
-        return Panel(title, alt, _uri(_heated(grey, view.crop(heat), view)), view.size[1], view.size[0])
-    levels = (np.asarray(grey).astype(np.uint16) * (GREYS - 1) // 255).astype(np.uint8)
+        return Panel(title, alt, _uri(_heated(shown, view.crop(heat), view)), view.size[1], view.size[0])
+    levels, palette = _few_colours(shown)
     names = list(INK)
     for line in lines:
         outline = _outline(view.crop(line.mask), view)
@@ -145,12 +145,12 @@ def draw(
             y, x = np.indices(outline.shape)
             outline &= (x + y) // 5 % 2 == 0
         halo = ndimage.binary_dilation(outline, iterations=1)
-        levels[halo] = GREYS + names.index("black")
-        levels[outline] = GREYS + names.index(line.colour)
+        levels[halo] = COLOURS + names.index("black")
+        levels[outline] = COLOURS + names.index(line.colour)
     picture = Image.fromarray(levels)
-    picture.putpalette(_palette())
+    picture.putpalette(palette + bytes(value for colour in INK.values() for value in colour))
     if prompt is not None:
-        _draw_prompt(ImageDraw.Draw(picture), prompt, view, GREYS + names.index("orange"))
+        _draw_prompt(ImageDraw.Draw(picture), prompt, view, COLOURS + names.index("orange"))
     return Panel(title, alt, _uri(picture), view.size[1], view.size[0])
 
 
@@ -178,13 +178,13 @@ def _outline(mask: np.ndarray, view: View) -> np.ndarray:
     return border
 
 
-def _heated(grey: Image.Image, heat: np.ndarray, view: View) -> Image.Image:
+def _heated(shown: Image.Image, heat: np.ndarray, view: View) -> Image.Image:
     large = Image.fromarray(heat.astype(np.float32)).resize(view.size[::-1], Image.Resampling.BILINEAR)
     amount = np.clip(np.asarray(large), 0, 1)
     colour = matplotlib.colormaps["inferno"](0.15 + 0.85 * amount)[..., :3] * 255
     share = (0.75 * np.sqrt(amount))[..., None]
-    mixed = (1 - share) * np.asarray(grey)[..., None] + share * colour
-    return Image.fromarray(mixed.round().astype(np.uint8)).quantize(GREYS, dither=Image.Dither.NONE)
+    mixed = (1 - share) * np.asarray(shown.convert("RGB")) + share * colour
+    return Image.fromarray(mixed.round().astype(np.uint8)).quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def _draw_prompt(pen: ImageDraw.ImageDraw, prompt: Prompt, view: View, ink: int) -> None:
@@ -195,15 +195,20 @@ def _draw_prompt(pen: ImageDraw.ImageDraw, prompt: Prompt, view: View, ink: int)
         for (x, y), label in zip(prompt.points, prompt.point_labels, strict=True):
             px, py = view.place(float(x), float(y))
             if label == 1:
-                pen.ellipse((px - 4, py - 4, px + 4, py + 4), fill=ink, outline=GREYS)
+                pen.ellipse((px - 4, py - 4, px + 4, py + 4), fill=ink, outline=COLOURS)
             else:
                 pen.line((px - 4, py - 4, px + 4, py + 4), fill=ink, width=2)
                 pen.line((px - 4, py + 4, px + 4, py - 4), fill=ink, width=2)
 
 
-def _palette() -> bytes:
-    greys = np.repeat(np.linspace(0, 255, GREYS).round().astype(np.uint8), 3).tobytes()
-    return greys + bytes(value for colour in INK.values() for value in colour)
+def _few_colours(shown: Image.Image) -> tuple[np.ndarray, bytes]:
+    """A picture as numbers `(y, x)` of `COLOURS` colours, and those: greys of a scan, a picture's own otherwise."""
+    if shown.mode == "L":
+        greys = np.repeat(np.linspace(0, 255, COLOURS).round().astype(np.uint8), 3)
+        return (np.asarray(shown).astype(np.uint16) * (COLOURS - 1) // 255).astype(np.uint8), greys.tobytes()
+    few = shown.quantize(COLOURS, dither=Image.Dither.NONE)
+    palette = bytes(few.getpalette() or ())[: 3 * COLOURS]
+    return np.array(few), palette.ljust(3 * COLOURS, b"\0")
 
 
 def _uri(picture: Image.Image) -> str:

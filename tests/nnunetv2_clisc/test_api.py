@@ -29,10 +29,15 @@ SURFACE = {
         ["images", "dataset_id", "name"],
         {"labels": None, "split": None, "fullsup_id": None, "seed": 0, "spacing": None},
     ),
+    "convert_pictures": (
+        ["images", "image_labels", "dataset_id", "name"],
+        {"labels": None, "split": None, "fullsup_id": None, "seed": 0, "max_edge": 1024},
+    ),
     "pseudo_label": (
         ["dataset"],
         {
-            "weights": None, "clip_weights": None, "sam_weights": None, "classifier_weights": None,
+            "weights": None,
+            "clip_weights": None, "sam_weights": None, "classifier_weights": None, "dino_weights": None,
             "image_labels": None, "preset": None, "settings": None, "seed": 0, "redo": None, "device": None,
         },
     ),
@@ -77,6 +82,7 @@ def test_every_line_of_the_page_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     assert "Dataset501_Phantoms 3 1 1" in lines
+    assert "Dataset601_Pictures 8 2 2" in lines
     assert "True" in lines
     assert any(line.startswith("-d Dataset777_Nobody: ") for line in lines)
     assert (tmp_path / "report.html").is_file()

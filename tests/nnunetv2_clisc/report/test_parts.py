@@ -12,7 +12,7 @@ from scipy import stats
 
 from nnunetv2_clisc.report.charts import Chart, strip, ticks
 from nnunetv2_clisc.report.measures import pick, rank_correlation
-from nnunetv2_clisc.report.pictures import Line, draw, slices_to_show, view_of
+from nnunetv2_clisc.report.pictures import INK, Line, draw, slices_to_show, view_of, whole_view
 
 
 def test_picked_cases_are_best_median_and_worst_without_repeats() -> None:
@@ -52,6 +52,24 @@ def test_panel_shows_the_head_at_its_true_aspect_with_the_outline_in_place() -> 
     (left, top), (right, bottom) = view.place(24.5, 19.5), view.place(34.5, 29.5)
     assert [columns.min(), rows.min()] == pytest.approx([left, top], abs=3)
     assert [columns.max(), rows.max()] == pytest.approx([right, bottom], abs=3)
+
+
+def test_panel_of_a_picture_keeps_its_colours_under_outline_and_map() -> None:
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    image[..., 0] = 200
+    image[:, 30:] = (20, 160, 60)
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:20, 5:15] = True
+    view = whole_view((40, 60))
+    for heat in (None, np.zeros((40, 60))):
+        panel = draw("t", "a", image, view, lines=[Line(mask, "blue")], heat=heat)
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(panel.uri.split(",")[1]))).convert("RGB"))
+        width = picture.shape[1]
+        for place, expected in (((-3, 3), (200, 0, 0)), ((-3, -3), (20, 160, 60))):
+            np.testing.assert_allclose(picture[place].astype(int), expected, atol=12)
+        drawn = (picture == INK["blue"]).all(-1)
+        assert drawn.any() == (heat is None)
+        assert not drawn[:, width // 2 :].any()
 
 
 def test_slices_shown_are_where_masks_are_largest() -> None:
