@@ -124,9 +124,9 @@ def add_demo(commands: Commands) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from nnunetv2_clisc.demo import run_demo
-    from nnunetv2_clisc.demo_c2s import run_demo_c2s
-    from nnunetv2_clisc.demo_um_sam import run_demo_um_sam
+    from nnunetv2_clisc.demos.pictures import run_demo_c2s
+    from nnunetv2_clisc.demos.scans import run_demo
+    from nnunetv2_clisc.demos.segments import run_demo_um_sam
 
     demos = {"clisc": run_demo, "c2s": run_demo_c2s, "um-sam": run_demo_um_sam}
     demos[args.method](args.output, device=args.device, seed=args.seed)

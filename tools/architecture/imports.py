@@ -41,7 +41,8 @@ LEVELS: tuple[dict[str, str], ...] = (
     {
         "nnunetv2_clisc/report": "one HTML page",
         "nnunetv2_clisc/studies": "ablation, baselines, sanity",
-        "nnunetv2_clisc/demo and doctor": "phantoms; fit to run?",
+        "nnunetv2_clisc/demos": "the methods on phantoms",
+        "nnunetv2_clisc/doctor": "fit to run?",
     },
     {
         "nnunetv2_clisc/ext_trainer": "where nnU-Net finds trainers",
@@ -69,7 +70,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "clusters",
     ),
     "nnunetv2_clisc/environment": ("__init__", "environment"),
-    "nnunetv2_clisc/demo and doctor": ("demo", "demo_c2s", "demo_um_sam", "doctor"),
+    "nnunetv2_clisc/doctor": ("doctor",),
     "nnunetv2_clisc/api": ("api",),
     "nnunetv2_clisc/cli": ("cli",),
 }

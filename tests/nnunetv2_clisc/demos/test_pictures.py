@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nnunetv2_clisc import demo_c2s
+from nnunetv2_clisc.demos import pictures
 
 
 def test_pictures_have_colours_masks_labels_and_a_split(tmp_path: Path) -> None:
-    demo_c2s.make_pictures(tmp_path, seed=0, training=12, validation=2, test=2)
+    pictures.make_pictures(tmp_path, seed=0, training=12, validation=2, test=2)
     split = json.loads((tmp_path / "split.json").read_text())
     assert {name: len(cases) for name, cases in split.items()} == {"train": 12, "val": 2, "test": 2}
     with (tmp_path / "labels.csv").open() as file:
@@ -21,7 +21,7 @@ def test_pictures_have_colours_masks_labels_and_a_split(tmp_path: Path) -> None:
     darkest: dict[int, list[float]] = {0: [], 1: []}
     for case, label in labels.items():
         picture, mask = (np.asarray(Image.open(tmp_path / kind / f"{case}.png")) for kind in ("images", "masks"))
-        assert picture.shape == (demo_c2s.SIZE, demo_c2s.SIZE, 3)
+        assert picture.shape == (pictures.SIZE, pictures.SIZE, 3)
         assert set(np.unique(mask)) == {0, 255}  # every picture shows a lesion
         assert np.ptp(picture.astype(int), axis=2).max() > 20
         grey = picture.mean(2)[mask > 0]
@@ -32,6 +32,6 @@ def test_pictures_have_colours_masks_labels_and_a_split(tmp_path: Path) -> None:
 def test_sheet_holds_the_first_overlays_below_each_other(tmp_path: Path) -> None:
     for number, height in enumerate((20, 30, 25)):
         Image.new("RGB", (40 + number, height), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    sheet = Image.open(demo_c2s.contact_sheet(tmp_path, tmp_path / "out" / "sheet.png"))
+    sheet = Image.open(pictures.contact_sheet(tmp_path, tmp_path / "out" / "sheet.png"))
     assert sheet.size == (42, 75)
     assert [sheet.getpixel((0, y)) for y in (0, 20, 50)] == [(number, 0, 0) for number in range(3)]

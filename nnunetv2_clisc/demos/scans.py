@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import shlex
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,16 +11,13 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from tqdm import tqdm
 
-from dataset_conversion.errors import UserError
-from dataset_conversion.files import write_json
 from dataset_conversion.scans.volumes import write_image
+from nnunetv2_clisc.demos.steps import CLISC, Demo, write_split
 from nnunetv2_clisc.scoring.stage_table import stage_table
 from nnunetv2_clisc.training.plans import architecture
 from nnunetv2_clisc.training.start import NETWORK
 from pseudo_labeling.embedded.phantoms import Protocol, phantom_volume
 from pseudo_labeling.precision import bfloat16_autocast
-
-logger = logging.getLogger(__name__)
 
 TRAINING, VALIDATION, TEST = 28, 2, 16  # cases
 SHAPE, SPACING_MM = (16, 160, 160), (1.2, 1.2, 7.5)  # (z, y, x) voxels; x, y, z
@@ -36,7 +27,7 @@ NOISE = 0.18
 # Thick slices are often taken in two passes, every second one first. Here the second pass has less signal and the head
 # moves in between: no embedded network has seen that, so the 3D start knows these scans no better than real ones
 SECOND_PASS_SIGNAL, MOVED_MM = 0.6, 7
-DATASET, FULLSUP, NAME = 901, 902, "Phantoms"
+DATASET, NAME = 901, "Phantoms"
 TRAINER = "CLISCTrainer_small"
 # 2 mm instead of the scans' 1.2 mm, as docs/results.md does on CPUs: a patch then shows the whole head
 PLANS, SPACING_PLANNED = "nnUNetPlans_coarse", ("7.5", "2", "2")
@@ -81,12 +72,7 @@ def make_phantoms(
             image = sitk.GetImageFromArray(array)
             image.SetSpacing(spacing)
             write_image(image, folder / kind / f"{case}.nii.gz")
-    split = {
-        "train": cases[:training],
-        "val": cases[training : training + validation],
-        "test": cases[training + validation :],
-    }
-    write_json(folder / "split.json", split)
+    write_split(folder, cases, training, validation)
 
 
 def taken_in_two_passes(
@@ -114,88 +100,52 @@ def run_demo(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     Raises:
         UserError: the folder holds something else, or a step failed.
     """
-    folders = begin_demo(output)
+    demo = Demo(output, DATASET, NAME, device)
     if device == "cpu":
         print(f"expected on this machine: {expected_minutes():.0f} min", flush=True)
-    times: list[tuple[str, float]] = []
-    start = time.monotonic()
-    scans = output.resolve() / "scans"
-    make_phantoms(scans, seed)
-    times.append(("phantoms", time.monotonic() - start))
-
-    dataset = f"Dataset{DATASET}_{NAME}"
-    raw = folders["nnUNet_raw"] / dataset
-    model = folders["nnUNet_results"] / dataset / f"{TRAINER}__{PLANS}__3d_fullres" / "fold_0"
+    scans = demo.here / "scans"
+    with demo.timed("phantoms"):
+        make_phantoms(scans, seed)
     # the scans that were labelled, so that the table compares all stages on the same cases, and scans never seen before
-    folders_predicted = {
-        (images, round_): output.resolve() / f"predictions_{round_}_{images}"
+    predicted = {
+        (images, round_): demo.here / f"predictions_{round_}_{images}"
         for images in ("imagesTr", "imagesTs")
         for round_ in ("round_1", "round_2")
     }
-    predict = ["nnUNetv2_predict", "-d", str(DATASET), "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-p", PLANS,
-               "-device", device, "--disable_tta", "-npp", "1", "-nps", "1"]  # fmt: skip
-    first_pass = output.resolve() / "first_pass_imagesTs"
-    simulated = output.resolve() / "simulated_imagesTs"
-    final = folders_predicted["imagesTs", "round_2"]
-    steps = [
-        ["nnUNetv2_clisc", "convert", "folder", "--images", str(scans / "images"), "--labels", str(scans / "labels"),
-         "--split", str(scans / "split.json"), "-d", str(DATASET), "-n", NAME, "--fullsup-d", str(FULLSUP)],
-        ["nnUNetv2_clisc", "pseudo_label", "-d", str(DATASET), "-device", device, "--weights", "embedded",
-         "--seed", str(seed)],
-        ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "3d_fullres", "-np", "2", "-npfp", "2",
-         "-overwrite_target_spacing", *SPACING_PLANNED, "-overwrite_plans_name", PLANS],
-        ["nnUNetv2_train", str(DATASET), "3d_fullres", "0", "-tr", TRAINER, "-p", PLANS, "-device", device],
-        *(
-            [*predict, "-i", str(raw / images), "-o", str(folder),
-             *(["-chk", "round_1/checkpoint_final.pth"] if round_ == "round_1" else [])]
-            for (images, round_), folder in folders_predicted.items()
-        ),
-        ["nnUNetv2_clisc", "baseline", "pseudo_label", "-d", str(DATASET), "--images", str(raw / "imagesTs"),
-         "-o", str(first_pass), "-device", device],
-        ["nnUNetv2_clisc", "baseline", "simulated", "--images", str(raw / "imagesTs"), "-o", str(simulated),
-         "-device", device],
-        ["nnUNetv2_clisc", "evaluate", "--pred", str(final), "--gt", str(raw / "labelsTs")],
-    ]  # fmt: skip
-    for step in steps:
-        words = 3 if step[1] == "baseline" else 2 if step[0] == "nnUNetv2_clisc" else 1
-        times.append((" ".join(step[:words]), run_step(step)))
-
+    new_scans = str(demo.raw / "imagesTs")
+    first_pass, simulated = demo.here / "first_pass_imagesTs", demo.here / "simulated_imagesTs"
+    final = predicted["imagesTs", "round_2"]
+    plans = ("-p", PLANS)
+    earlier = {"round_1": ("-chk", "round_1/checkpoint_final.pth"), "round_2": ()}
+    demo.run(
+        [
+            demo.convert("folder", scans, "labels"),
+            demo.pseudo_label(seed),
+            demo.plan("3d_fullres", "-overwrite_target_spacing", *SPACING_PLANNED, "-overwrite_plans_name", PLANS),
+            demo.train("3d_fullres", TRAINER, *plans),
+            *(
+                demo.predict("3d_fullres", TRAINER, images, folder, *plans, *earlier[round_])
+                for (images, round_), folder in predicted.items()
+            ),
+            demo.first_pass(first_pass),
+            [CLISC, "baseline", "simulated", "--images", new_scans, "-o", str(simulated), "-device", device],
+            [CLISC, "evaluate", "--pred", str(final), "--gt", str(demo.raw / "labelsTs")],
+        ]
+    )
     rows = [
-        f"round 1={folders_predicted['imagesTr', 'round_1']}",
-        f"round 2={folders_predicted['imagesTr', 'round_2']}",
+        f"round 1={predicted['imagesTr', 'round_1']}",
+        f"round 2={predicted['imagesTr', 'round_2']}",
         f"new scans, phantoms only={simulated}",
         f"new scans, SAM={first_pass}",
-        f"new scans, round 1={folders_predicted['imagesTs', 'round_1']}",
+        f"new scans, round 1={predicted['imagesTs', 'round_1']}",
         f"new scans, round 2={final}",
     ]
     print("\n" + stage_table(DATASET, scans / "labels", rows))
-    print(f"\noverlays of the pseudo-labels: {raw / 'clisc' / 'overlays'}")
-    print(f"cases dropped between the rounds, with overlays: {model / 's3f'}")
+    print(f"\noverlays of the pseudo-labels: {demo.raw / 'clisc' / 'overlays'}")
+    fold = demo.results / f"{TRAINER}__{PLANS}__3d_fullres" / "fold_0"
+    print(f"cases dropped between the rounds, with overlays: {fold / 's3f'}")
     print(f"predictions: {final}")
-    print("\n" + "\n".join(f"{seconds:6.0f} s  {name}" for name, seconds in times))
-    print(f"{time.monotonic() - start:6.0f} s  in all")
-
-
-def begin_demo(output: Path) -> dict[str, Path]:
-    """Make an empty folder for a demo, with nnU-Net's three folders in it, which the environment then names.
-
-    Returns:
-        Those three by their variables.
-
-    Raises:
-        UserError: the folder holds something that is no earlier demo.
-    """
-    marker = output / "clisc_demo"
-    if output.exists() and any(output.iterdir()) and not marker.exists():
-        raise UserError(f"-o {output}: the folder is not empty and no earlier demo; name another")
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    marker.touch()
-    folders = {name: output.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    for name, folder in folders.items():
-        folder.mkdir()
-        os.environ[name] = str(folder)
-    return folders
+    demo.report_times()
 
 
 def expected_minutes() -> float:
@@ -218,22 +168,3 @@ def seconds_a_step() -> float:
         sum(output.float().square().mean() for output in outputs).backward()
         seconds.append(time.monotonic() - start)
     return min(seconds)
-
-
-def run_step(command: list[str]) -> float:
-    """Run an installed command of this environment, showing it as a user would type it.
-
-    Returns:
-        Seconds.
-    """
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    program = Path(sys.executable).parent / command[0]
-    start = time.monotonic()
-    result = subprocess.run(
-        [str(program), *command[1:]], env=os.environ | {"nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2"}
-    )
-    if result.returncode != 0:
-        raise UserError(f"{command[0]}: ended with code {result.returncode}; its own message is above")
-    seconds = time.monotonic() - start
-    print(f"[{seconds:.0f} s]", flush=True)
-    return seconds

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset_conversion.files import whole, write_json, write_table
-from nnunetv2_clisc.demo import begin_demo, run_step
+from dataset_conversion.files import whole, write_table
+from nnunetv2_clisc.demos.steps import CLISC, Demo, write_split
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders
 from nnunetv2_clisc.scoring.metrics import METRICS
 from nnunetv2_clisc.scoring.tables import Table, mean_sd, to_markdown
@@ -18,7 +17,7 @@ from pseudo_labeling.embedded.phantoms import phantom_picture
 
 TRAINING, VALIDATION, TEST = 160, 24, 24  # pictures
 SIZE = 160  # pixels along an edge
-DATASET, FULLSUP, NAME = 911, 912, "PhantomPictures"
+DATASET, NAME = 911, "PhantomPictures"
 TRAINER = "CLISCTrainer_small"
 SHOWN = ("precision", "recall", "dsc", "iou")  # what C2S reports; its F1 is the DSC
 SHEET_ROWS = 6
@@ -48,12 +47,7 @@ def make_pictures(
                 Image.fromarray(array).save(temporary, format="PNG")
         rows.append({"case": case, "label": int(sign)})
     write_table(folder / "labels.csv", ["case", "label"], rows)
-    split = {
-        "train": cases[:training],
-        "val": cases[training : training + validation],
-        "test": cases[training + validation :],
-    }
-    write_json(folder / "split.json", split)
+    write_split(folder, cases, training, validation)
 
 
 def run_demo_c2s(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
@@ -67,52 +61,36 @@ def run_demo_c2s(output: Path, *, device: str = "cpu", seed: int = 0) -> None:
     Raises:
         UserError: the folder holds something else, or a step failed.
     """
-    start = time.monotonic()
-    folders = begin_demo(output)
-    here = output.resolve()
-    made = here / "pictures"
-    make_pictures(made, seed)
-    times = [("pictures", time.monotonic() - start)]
-    dataset = f"Dataset{DATASET}_{NAME}"
-    raw, truth = (
-        folders["nnUNet_raw"] / dataset,
-        folders["nnUNet_raw"] / f"Dataset{FULLSUP}_{NAME}_fullsup" / "labelsTr",
-    )
-    predicted = {images: here / f"predictions_{images}" for images in ("imagesTr", "imagesTs")}
-    first_pass = here / "first_pass_imagesTs"
-    predict = ["nnUNetv2_predict", "-d", str(DATASET), "-c", "2d", "-f", "0", "-tr", TRAINER, "-device", device,
-               "--disable_tta", "-npp", "1", "-nps", "1"]  # fmt: skip
-    steps = [
-        ["nnUNetv2_clisc", "convert", "pictures", "--images", str(made / "images"), "--image-labels",
-         str(made / "labels.csv"), "--labels", str(made / "masks"), "--split", str(made / "split.json"),
-         "-d", str(DATASET), "-n", NAME, "--fullsup-d", str(FULLSUP)],
-        ["nnUNetv2_clisc", "pseudo_label", "-d", str(DATASET), "-device", device, "--weights", "embedded",
-         "--preset", "c2s", "--seed", str(seed)],
-        ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "2d", "-np", "2", "-npfp", "2"],
-        ["nnUNetv2_train", str(DATASET), "2d", "0", "-tr", TRAINER, "-device", device],
-        *([*predict, "-i", str(raw / images), "-o", str(folder)] for images, folder in predicted.items()),
-        ["nnUNetv2_clisc", "baseline", "pseudo_label", "-d", str(DATASET), "--images", str(raw / "imagesTs"),
-         "-o", str(first_pass), "-device", device],
-        ["nnUNetv2_clisc", "masks_to_png", "--masks", str(predicted["imagesTs"]), "--images", str(made / "images"),
-         "-o", str(here / "masks_png")],
-    ]  # fmt: skip
-    for step in steps:
-        words = 3 if step[1] in ("baseline", "convert") else 2 if step[0] == "nnUNetv2_clisc" else 1
-        times.append((" ".join(step[:words]), run_step(step)))
+    demo = Demo(output, DATASET, NAME, device)
+    made = demo.here / "pictures"
+    with demo.timed("pictures"):
+        make_pictures(made, seed)
+    predicted = {images: demo.here / f"predictions_{images}" for images in ("imagesTr", "imagesTs")}
+    first_pass = demo.here / "first_pass_imagesTs"
+    demo.run(
+        [
+            demo.convert("pictures", made, "masks", "--image-labels", str(made / "labels.csv")),
+            demo.pseudo_label(seed, "--preset", "c2s"),
+            demo.plan("2d"),
+            demo.train("2d", TRAINER),
+            *(demo.predict("2d", TRAINER, images, folder) for images, folder in predicted.items()),
+            demo.first_pass(first_pass),
+            [CLISC, "masks_to_png", "--masks", str(predicted["imagesTs"]), "--images", str(made / "images"),
+             "-o", str(demo.here / "masks_png")],
+        ]
+    )  # fmt: skip
     rows = [
-        _scored("CAM", raw / "clisc" / "roi_raw", truth),
-        _scored("pseudo-labels (SAM)", raw / "labelsTr", truth),
-        _scored("network", predicted["imagesTr"], truth),
-        _scored("new pictures, SAM", first_pass, raw / "labelsTs"),
-        _scored("new pictures, network", predicted["imagesTs"], raw / "labelsTs"),
+        _scored("CAM", demo.raw / "clisc" / "roi_raw", demo.truth),
+        _scored("pseudo-labels (SAM)", demo.raw / "labelsTr", demo.truth),
+        _scored("network", predicted["imagesTr"], demo.truth),
+        _scored("new pictures, SAM", first_pass, demo.raw / "labelsTs"),
+        _scored("new pictures, network", predicted["imagesTs"], demo.raw / "labelsTs"),
     ]
     print("\n" + to_markdown([_table(rows)]))
-    print(
-        f"\nmap, box, points, candidates and choice: {contact_sheet(raw / 'clisc' / 'overlays', here / 'contact.png')}"
-    )
-    print(f"masks as PNG: {here / 'masks_png'}")
-    print("\n" + "\n".join(f"{seconds:6.0f} s  {name}" for name, seconds in times))
-    print(f"{time.monotonic() - start:6.0f} s  in all")
+    sheet = contact_sheet(demo.raw / "clisc" / "overlays", demo.here / "contact.png")
+    print(f"\nmap, box, points, candidates and choice: {sheet}")
+    print(f"masks as PNG: {demo.here / 'masks_png'}")
+    demo.report_times()
 
 
 def contact_sheet(overlays: Path, path: Path) -> Path:
