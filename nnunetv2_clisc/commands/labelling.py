@@ -44,6 +44,9 @@ def add_pseudo_label(commands: Commands) -> None:
     _add_parts(sharing)
     sharing.add_argument("-num_gpus", type=int, metavar="N", help="one process for each of N GPUs of this machine")
     sharing.add_argument("--num_gpus", type=int, help=argparse.SUPPRESS)  # as it was spelt at first
+    sharing.add_argument(
+        "-np", type=int, metavar="N", dest="processes", help="N processes that share the cores of the CPU"
+    )
     parser.set_defaults(run=_pseudo_label)
 
 
@@ -56,6 +59,7 @@ def _pseudo_label(args: argparse.Namespace) -> int:
         num_parts=args.num_parts,
         part_id=args.part_id,
         num_gpus=args.num_gpus,
+        processes=args.processes,
     )
     print(done)
     return 0

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.environment import number_of, raw_dataset, usable_device
-from nnunetv2_clisc.running.gpus import run_stage, visible_gpus
 from nnunetv2_clisc.running.options import LabellingOptions
 from nnunetv2_clisc.running.parts import Part, resolve_part
+from nnunetv2_clisc.running.processes import Worker, cpu_workers, gpu_workers, run_stage
 from pseudo_labeling.presets import PRESETS, preset_values
 from pseudo_labeling.settings import Settings
 from pseudo_labeling.stage_names import SHARED_STAGES, check_stage, stages_of
@@ -124,6 +124,7 @@ def pseudo_label(
     num_parts: int | None = None,
     part_id: int | None = None,
     num_gpus: int | None = None,
+    processes: int | None = None,
 ) -> Summary | StageDone:
     """Write pseudo-labels for every case in `imagesTr` of a dataset, or do a share of the way there.
 
@@ -133,6 +134,7 @@ def pseudo_label(
         num_parts: share the stage's cases among so many processes, of which this is one.
         part_id: which of them, from 0.
         num_gpus: start one process for each of so many GPUs.
+        processes: start so many, which share the cores of the CPU.
 
     Returns:
         The table of all cases where the labels are complete, else what was done.
@@ -153,12 +155,10 @@ def pseudo_label(
         check_stage(stage, settings)
     if options.image_labels is not None and stages[0] != "slice_labels":
         raise UserError("--image-labels: this preset learns from segments, not from labels; leave the flag out")
-    if num_gpus is not None:
-        if stage not in (None, *SHARED_STAGES):
-            raise UserError(f"-num_gpus {num_gpus}: --stage {stage} is one process; leave the flag out")
-        gpus = visible_gpus(num_gpus, options.device)
+    workers = _workers(stage, num_gpus, processes, options.device)
+    if workers:
         for each in stages[:-1] if stage is None else (stage,):
-            run_stage(options, each, part, gpus)
+            run_stage(options, each, part, workers)
         stage = stage or "finish"
 
     from pseudo_labeling.run.pipeline import PseudoLabeling
@@ -171,9 +171,21 @@ def pseudo_label(
     if stage == "finish":
         return run.finish()
     cases = part.share(run.cases)
-    if num_gpus is None:
+    if not workers:
         run.stage(stage, cases)
     return StageDone(dataset, stage, part, len(cases))
+
+
+def _workers(stage: str | None, num_gpus: int | None, processes: int | None, device: str | None) -> list[Worker]:
+    """The processes that were asked for; none where this one does all."""
+    if num_gpus is None and processes is None:
+        return []
+    if num_gpus is not None and processes is not None:
+        raise UserError(f"-np {processes}: shares a CPU; with -num_gpus {num_gpus} leave it out")
+    if stage not in (None, *SHARED_STAGES):
+        flag = f"-np {processes}" if num_gpus is None else f"-num_gpus {num_gpus}"
+        raise UserError(f"{flag}: --stage {stage} is one process; leave the flag out")
+    return gpu_workers(num_gpus, device) if num_gpus is not None else cpu_workers(processes or 0, device)
 
 
 def _part_of_stage(stage: str | None, num_parts: int | None, part_id: int | None) -> Part:

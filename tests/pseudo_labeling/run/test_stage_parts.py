@@ -66,7 +66,7 @@ def test_two_parts_at_the_same_time_equal_one_process(reference: Path, scans: Pa
     dataset = convert(clisc, scans)
     side_by_side("slice_labels")
     clisc(*stage("classifier"))
-    side_by_side("masks")
+    assert "masks: done" in clisc(*stage("masks", "-np", 2)).stdout  # a core each
     assert "clisc" not in json.loads((dataset / "dataset.json").read_text())
     out = clisc(*stage("finish")).stdout
     assert all(path.name[:-7] in out for path in (dataset / "labelsTr").iterdir())
@@ -170,6 +170,11 @@ def test_stages_and_parts_that_do_not_exist_are_refused(scans: Path, nnunet: Pat
         assert "-num_parts" in one_line(clisc(*stage(name, "-num_parts", 2), ok=False))
     assert "-num_parts" in one_line(clisc(*label_arguments(more=part(0)), ok=False))
     assert "part 2 of 2 does not exist" in one_line(clisc(*stage("masks", *part(2)), ok=False))
+    assert "error: -np 2: --stage finish" in one_line(clisc(*stage("finish", "-np", 2), ok=False))
+    assert "-np 2: shares a CPU; with -num_gpus 1" in one_line(
+        clisc(*stage("masks", "-np", 2, "-num_gpus", 1), ok=False)
+    )
+    assert "-np 999: this process may use" in one_line(clisc(*label_arguments(more=["-np", 999]), ok=False))
     assert "error: -num_gpus 2" in one_line(clisc(*label_arguments(more=["-num_gpus", 2]), ok=False))
     assert "error: -num_gpus 1: --stage finish" in one_line(clisc(*stage("finish", "--num_gpus", 1), ok=False))
 
