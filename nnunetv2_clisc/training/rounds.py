@@ -6,7 +6,7 @@ Which stage a fold is in lives on disk, so the same command continues where it w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +90,10 @@ class SelfTraining(SafeCheckpoints):
             self._split = sorted(train), sorted(val)
         return list(self._split[0]), list(self._split[1])
 
+    def samples_of_epoch(self, cases: Sequence[str]) -> int:
+        """How many patches of so many cases an epoch sees at least: one pass over the cases."""
+        return len(cases)
+
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """In round 2 the kept cases with their new labels; validation keeps the labels of the first pass."""
         train, val = super().get_tr_and_val_datasets()
@@ -172,7 +176,7 @@ class SelfTraining(SafeCheckpoints):
         train, val = self.do_split()
         cases = kept_cases(self.folder.s3f) if number == 2 else train
         batch = self.configuration_manager.batch_size
-        self.num_iterations_per_epoch = max(self.min_iterations, -(-len(cases) // batch))  # one pass over the cases
+        self.num_iterations_per_epoch = max(self.min_iterations, -(-self.samples_of_epoch(cases) // batch))
         self.num_val_iterations_per_epoch = -(-len(val) // batch)
         checkpoint = newest_checkpoint(folder)
         # else: begins with -pretrained_weights, which nnU-Net has loaded; with --c it has loaded other weights, if any

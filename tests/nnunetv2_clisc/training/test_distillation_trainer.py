@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -77,6 +80,23 @@ def test_loss_is_the_weighted_sum_of_the_datasets_settings(
         expected = expected + contrast * contrast_loss(student, teacher, 0.7)
     found = trainer.validation_step(step)["loss"]
     assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_epoch_grows_with_the_slices(tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(QuickDistillation):
+        min_iterations = 1
+        share_of_slices = 0.5
+
+    trainer = begun(tiny, Counting)
+    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda self: None)
+    trainer._train_round(1)
+    train, _ = trainer.do_split()
+    files = [Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations" / f"{case}.nii.gz" for case in train]
+    slices = sum(sitk.ReadImage(str(file)).GetSize()[2] for file in files)
+    assert trainer.num_iterations_per_epoch == math.ceil(math.ceil(slices / 2) / trainer.batch_size) > 3
+    Counting.share_of_slices = 0.0
+    trainer._train_round(1)
+    assert trainer.num_iterations_per_epoch == math.ceil(len(train) / trainer.batch_size)
 
 
 def test_student_learns_and_the_teacher_does_not(tiny: TinyDataset) -> None:
