@@ -8,7 +8,7 @@ COVERAGE_CORE ?= $(shell $(PYTHON) -c "import sys; print('sysmon' if sys.version
 # tests side by side, each with its share of the cores; most of them start commands, and starting uses one core
 WORKERS ?= 2
 
-.PHONY: setup test test-slow slurm-test browser-test bench gpu-check kill-test fuzz demo demo-c2s demo-um-sam architecture lint clean
+.PHONY: setup test test-slow slurm-test browser-test bench gpu-check kill-test fuzz demo demo-c2s demo-um-sam demo-aisct architecture lint clean
 
 setup: $(VENV)/.ready
 
@@ -72,5 +72,9 @@ demo-c2s: setup
 demo-um-sam: setup
 	$(BIN)/nnUNetv2_clisc demo --method um-sam -o demo_um_sam_output
 
+# a lesion that only the other hemisphere gives away: AISCT-SAM
+demo-aisct: setup
+	$(BIN)/nnUNetv2_clisc demo --method aisct -o demo_aisct_output
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output demo_c2s_output demo_um_sam_output .coverage .coverage.*
+	rm -rf $(VENV) build dist *.egg-info demo_output demo_c2s_output demo_um_sam_output demo_aisct_output .coverage .coverage.*

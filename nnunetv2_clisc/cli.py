@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     # in the order of the help
     convert.add_convert(commands)
+    convert.add_mirror(commands)
     convert.add_masks_to_png(commands)
     labelling.add_pseudo_label(commands)
     labelling.add_relabel(commands)

@@ -7,13 +7,22 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.raw.dataset import CaseSource, ConversionSummary, check_masks_given, unused_masks, write_dataset
+from dataset_conversion.raw.dataset import (
+    CaseSource,
+    Content,
+    ConversionSummary,
+    check_masks_given,
+    unused_masks,
+    write_dataset,
+)
 from dataset_conversion.raw.splits import choose_split
 from dataset_conversion.raw.target import prepare_target
 from dataset_conversion.scans.foreign import foreign_files
+from dataset_conversion.scans.mirror import CHANNEL, with_mirrored
 from dataset_conversion.scans.tiff import EXTENSIONS as TIFF_EXTENSIONS
 from dataset_conversion.scans.tiff import read_stack
 from dataset_conversion.scans.volumes import EXTENSIONS, list_volumes, read_unified
+from dataset_conversion.sources.mirrored import PICTURES, draw_some
 
 _EXTENSIONS = (*EXTENSIONS, *TIFF_EXTENSIONS)
 
@@ -28,6 +37,7 @@ def convert_folder(
     fullsup_id: int | None = None,
     seed: int = 0,
     spacing: Sequence[float] | None = None,
+    mirrored: bool = False,
 ) -> ConversionSummary:
     """Convert a folder of `.nii.gz`, `.nii`, `.mha`, `.nrrd` or 3D `.tif` scans.
 
@@ -42,6 +52,7 @@ def convert_folder(
         fullsup_id: id of a second dataset with ground truth for training.
         seed: of the random split, where one is drawn.
         spacing: edges of a voxel in mm, z first, for TIFF, which does not say; see `tiff.read_stack`.
+        mirrored: give each scan its mirror image as a second channel; see `mirror`.
 
     Raises:
         UserError: see `prepare_target`, `choose_split` and `write_dataset`.
@@ -59,20 +70,24 @@ def convert_folder(
             raise UserError(f"--labels {labels}: no mask is named like a scan in {images}; rename them to match")
     if spacing is not None and not any(map(_is_tiff, scans.values())):
         raise UserError(f"--spacing: {images} holds no TIFF, and other formats say it themselves; leave it out")
-    cases = {case: _case(case, path, masks.get(case), spacing) for case, path in scans.items()}
+    cases = {case: _case(case, path, masks.get(case), spacing, mirrored) for case, path in scans.items()}
     chosen = choose_split(None if split is None else Path(split), cases, seed=seed)
     notes = unused_masks(labels, fullsup_id, chosen)
     if foreign := foreign_files(images):
         notes += (f"{foreign[0].name} was left out: it is {foreign[1]}, which is not read; {foreign[2]}",)
-    return write_dataset(target, cases, chosen, source="folder", notes=notes, seed=seed)
+    content = Content(channels=("FLAIR", CHANNEL)) if mirrored else Content()
+    summary = write_dataset(target, cases, chosen, source="folder", notes=notes, seed=seed, content=content)
+    if mirrored:
+        draw_some(summary.dataset / "imagesTr", summary.dataset / PICTURES)
+    return summary
 
 
-def _case(name: str, image: Path, mask: Path | None, spacing: Sequence[float] | None) -> CaseSource:
-    readers = [
+def _case(name: str, image: Path, mask: Path | None, spacing: Sequence[float] | None, mirrored: bool) -> CaseSource:
+    read_scan, read_mask = (
         partial(read_stack, spacing=spacing) if file is not None and _is_tiff(file) else read_unified
         for file in (image, mask)
-    ]
-    return CaseSource(name, image, mask, *readers)
+    )
+    return CaseSource(name, image, mask, partial(with_mirrored, read=read_scan) if mirrored else read_scan, read_mask)
 
 
 def _is_tiff(file: Path) -> bool:

@@ -58,6 +58,9 @@ def add_convert(commands: Commands) -> None:
     data.add_argument(
         "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="voxel edges in mm, for TIFF only"
     )
+    data.add_argument(
+        "--mirrored", action="store_true", help="each scan's registered mirror image as a second channel (AISCT-SAM)"
+    )
     _add_labels(data)
     _add_target(folder, None)
     folder.set_defaults(run=_convert_folder)
@@ -220,7 +223,8 @@ def _common_options(args: argparse.Namespace) -> _CommonOptions:
 def _convert_folder(args: argparse.Namespace) -> int:
     from dataset_conversion.sources.folder import convert_folder
 
-    print(convert_folder(args.images, labels=args.labels, spacing=args.spacing, **_common_options(args)))
+    options = _common_options(args)
+    print(convert_folder(args.images, labels=args.labels, spacing=args.spacing, mirrored=args.mirrored, **options))
     return 0
 
 
@@ -316,4 +320,34 @@ def _masks_to_png(args: argparse.Namespace) -> int:
 
     written = masks_to_png(args.masks, args.images, args.output)
     print(f"{args.output}: {len(written)} masks")
+    return 0
+
+
+def add_mirror(commands: Commands) -> None:
+    """`mirror`: scans with their mirror images, for prediction."""
+    parser = add_command(
+        commands,
+        "mirror",
+        "scans with their registered mirror images, for nnUNetv2_predict",
+        "Writes each scan as CASE_0000.nii.gz and its mirror image, flipped across the patient's midline and "
+        "registered rigidly, as CASE_0001.nii.gz, as networks of two channels want them (convert folder "
+        "--mirrored makes those to train on). Pictures of some cases lie in the folder mirrored.",
+        "nnUNetv2_clisc mirror --images NEW_SCANS -o NEW_MIRRORED",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="the scans; their names are the cases'")
+    data.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for both channels")
+    sharing = parser.add_argument_group("sharing the work")
+    sharing.add_argument("-num_parts", type=int, metavar="N", help="share the cases among N processes")
+    sharing.add_argument("-part_id", type=int, metavar="I", help="which of them, from 0")
+    parser.set_defaults(run=_mirror)
+
+
+def _mirror(args: argparse.Namespace) -> int:
+    from dataset_conversion.scans.volumes import list_volumes
+    from dataset_conversion.sources.mirrored import mirror_folder
+    from nnunetv2_clisc.running.parts import resolve_part
+
+    cases = resolve_part(args.num_parts, args.part_id).share(sorted(list_volumes(args.images)))
+    print(f"{args.output}: {len(mirror_folder(args.images, args.output, cases))} scans with their mirror images")
     return 0

@@ -110,10 +110,10 @@ def add_demo(commands: Commands) -> None:
     settings = parser.add_argument_group("settings")
     settings.add_argument(
         "--method",
-        choices=("clisc", "c2s", "um-sam"),
+        choices=("clisc", "c2s", "um-sam", "aisct"),
         default="clisc",
         help="clisc: brain scans; c2s: pictures with labels, Classification-to-Segmentation; um-sam: brain scans, "
-        "clusters of all that SAM sees (default: clisc)",
+        "clusters of all that SAM sees; aisct: a lesion that only the other hemisphere gives away (default: clisc)",
     )
     settings.add_argument(
         "-o", "--output", type=Path, default=Path("clisc_demo"), metavar="OUT", help="folder (default: clisc_demo)"
@@ -127,8 +127,9 @@ def _demo(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.demos.pictures import run_demo_c2s
     from nnunetv2_clisc.demos.scans import run_demo
     from nnunetv2_clisc.demos.segments import run_demo_um_sam
+    from nnunetv2_clisc.demos.symmetry import run_demo_aisct
 
-    demos = {"clisc": run_demo, "c2s": run_demo_c2s, "um-sam": run_demo_um_sam}
+    demos = {"clisc": run_demo, "c2s": run_demo_c2s, "um-sam": run_demo_um_sam, "aisct": run_demo_aisct}
     demos[args.method](args.output, device=args.device, seed=args.seed)
     return 0
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
@@ -54,6 +55,14 @@ class Demo:
         self.truth = folders["nnUNet_raw"] / f"Dataset{number + 1}_{name}_fullsup" / "labelsTr"
         self._start = time.monotonic()
         self._times: list[tuple[str, float]] = []
+
+    def supervised(self) -> Demo:
+        """The same demo on the supervised dataset: for the commands of training and prediction."""
+        twin = copy(self)
+        twin.number = self.number + 1
+        twin.raw = self.truth.parent
+        twin.results = self.results.with_name(twin.raw.name)
+        return twin
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -8,6 +8,17 @@ from nnunetv2_clisc.training.distillation_trainer import (
     DistillationTrainer_small_noFeature,
     DistillationTrainer_small_plain,
 )
+from nnunetv2_clisc.training.sam_adapter_trainer import (
+    CLISCTrainer_SamAdapter,
+    CLISCTrainer_SamAdapter_small,
+    SamAdapterTrainer,
+    SamAdapterTrainer_noDepth,
+    SamAdapterTrainer_noMirror,
+    SamAdapterTrainer_small,
+    SamAdapterTrainer_small_noDepth,
+    SamAdapterTrainer_small_noMirror,
+    SamAdapterTrainer_small_random,
+)
 from nnunetv2_clisc.training.trainer import (
     CLISCTrainer,
     CLISCTrainer_noS3F,

@@ -6,7 +6,7 @@ A variant is a short subclass; settings that belong to the labels (prompts, SAM,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -31,6 +31,7 @@ class CLISCTrainer(SelfTraining):
     cpu_bfloat16 = False  # on CPUs with bfloat16 instructions
     plot_every = 10  # epochs; drawing progress.png takes seconds
     takes_slices = False  # 2D of volumes too
+    channels_last = True  # on CPUs; a network of one number of axes only
     start_from_phantoms = False  # round 1 begins with the embedded network instead of random weights
 
     def __init__(
@@ -43,7 +44,8 @@ class CLISCTrainer(SelfTraining):
     ) -> None:
         with one_line_errors():
             begun = self.use_what_the_model_began_with(plans, configuration)
-            plans = clisc_plans(plans, configuration, self.network_settings, slices=self.takes_slices)
+            plans = self.suited_plans(plans, configuration)
+            self.check_channels(dataset_json)
             if len(plans["configurations"][configuration]["patch_size"]) == 2:
                 self.suit_pictures()
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -51,6 +53,13 @@ class CLISCTrainer(SelfTraining):
             self.print_to_log_file(f"{begun}; for those of this version, move {self.output_folder_base} away")
         self.initial_lr = self.learning_rate
         self.weight_decay = 1e-4  # the public code's; the paper is silent
+
+    def suited_plans(self, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+        """A copy of nnU-Net's plans with this trainer's network, patch and batch size."""
+        return clisc_plans(plans, configuration, self.network_settings, slices=self.takes_slices)
+
+    def check_channels(self, dataset_json: Mapping[str, Any]) -> None:
+        """Raise where the dataset lacks a channel that the network needs; a U-Net takes any."""
 
     def use_what_the_model_began_with(self, plans: dict[str, Any], configuration: str) -> str:
         """Set the network and schedule of an earlier version where the model has them, and say so in words."""
@@ -76,7 +85,7 @@ class CLISCTrainer(SelfTraining):
     def initialize(self) -> None:
         """nnU-Net's; on a CPU convolutions are faster with the channels last in memory (docs/speed.md)."""
         super().initialize()
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.channels_last:
             flat = len(self.configuration_manager.patch_size) == 2
             self.network.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
 

@@ -17,8 +17,12 @@ class FusedAttention(Attention):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(b, h, w, c)` tokens to the same shape."""
-        b, h, w, c = x.shape
-        q, k, v = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, heads, h * w, -1)
+        return self.mixed(self.qkv(x))
+
+    def mixed(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values `(b, h, w, 3 c)` to tokens `(b, h, w, c)`."""
+        b, h, w = qkv.shape[:3]
+        q, k, v = qkv.reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, heads, h * w, -1)
         if not self.use_rel_pos:
             found = F.scaled_dot_product_attention(q, k, v)
         else:
@@ -34,7 +38,7 @@ class FusedAttention(Attention):
                 mask = mask.reshape(b, self.num_heads, -1, h * w).to(queries.dtype)
                 parts.append(F.scaled_dot_product_attention(queries, k, v, attn_mask=mask))
             found = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        mixed: torch.Tensor = self.proj(found.transpose(1, 2).reshape(b, h, w, c))
+        mixed: torch.Tensor = self.proj(found.transpose(1, 2).reshape(b, h, w, -1))
         return mixed
 
 

@@ -32,7 +32,10 @@ LEVELS: tuple[dict[str, str], ...] = (
         "pseudo_labeling/rivals": "methods to compare with",
         "pseudo_labeling/controls": "puts CLIP and CAM to the test",
     },
-    {"nnunetv2_clisc/environment": "what -d and -device mean"},
+    {
+        "nnunetv2_clisc/environment": "what -d and -device mean",
+        "nnunetv2_clisc/networks": "SAM's encoder inside nnU-Net",
+    },
     {
         "nnunetv2_clisc/running": "parts, GPUs, Slurm jobs",
         "nnunetv2_clisc/scoring": "masks against references",
