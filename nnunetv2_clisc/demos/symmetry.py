@@ -18,10 +18,10 @@ from nnunetv2_clisc.scoring.tables import Table, mean_sd, to_markdown
 
 TRAINING, VALIDATION, TEST = 24, 2, 10  # scans
 SHAPE, SPACING_MM = (16, 128, 192), (1.0, 1.0, 4.0)  # (z, y, x) voxels; x, y, z
-PAIRS = 3  # of blobs, each at the same place in both hemispheres
+PAIRS = 2  # of blobs, each at the same place in both hemispheres
 TISSUE, BLOB, NOISE = 100.0, 60.0, 6.0
-FROM_MIDLINE = (40, 68)  # px: a pair lies 80 to 136 px apart, where a patch has 96
-RADII = (9, 13)  # px, of a blob; all have the same contrast
+FROM_MIDLINE, FRONT_BACK = (36, 64), (-30, 30)  # px: a pair lies 72 to 128 px apart, where a patch has 96
+RADII = (6, 9)  # px, of a blob; all have the same contrast
 LARGEST_TURN_DEG, LARGEST_SHIFT_PX = 4.0, 5.0
 DATASET, NAME = 931, "SymmetryPhantoms"
 TRAINER = "SamAdapterTrainer_small"
@@ -51,7 +51,7 @@ def symmetric_scan(rng: np.random.Generator, shape: tuple[int, int, int] = SHAPE
     places: list[tuple[float, float]] = []
     for number in range(PAIRS + 1):
         while True:  # blobs do not touch, nor do mirror images
-            place = rng.uniform(-34, 34), rng.uniform(*FROM_MIDLINE)
+            place = rng.uniform(*FRONT_BACK), rng.uniform(*FROM_MIDLINE)
             if all(np.hypot(place[0] - a, place[1] - b) > 2 * RADII[1] + 2 for a, b in places):
                 break
         places.append(place)
