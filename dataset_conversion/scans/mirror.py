@@ -106,7 +106,12 @@ def _closer(
     if where is not None:
         method.SetMetricFixedMask(where)
     method.SetOptimizerAsGradientDescentLineSearch(
-        learningRate=1.0, numberOfIterations=60, convergenceMinimumValue=1e-7, convergenceWindowSize=5
+        learningRate=1.0,
+        numberOfIterations=20,
+        convergenceMinimumValue=1e-5,
+        convergenceWindowSize=5,
+        lineSearchEpsilon=0.1,  # a rough step is enough, more of them follow
+        lineSearchMaximumIterations=8,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     return sitk.Euler3DTransform(sitk.CompositeTransform(method.Execute(*images)).GetNthTransform(0))
