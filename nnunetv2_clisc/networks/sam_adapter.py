@@ -33,6 +33,7 @@ class SamAdapterNet(nn.Module):
         weights: which file the frozen weights come from, as for `--sam-weights`, and its SHA-256.
         patch: `(z, y, x)` that the network is trained and asked with; z may be any.
         widths: channels of the decoder at strides 1, 2, 4, 8 and 16.
+        convolutions: of each stage of the decoder and of the differences.
         rank, adapter, depth: see :class:`AdapterSettings`.
         symmetric: whether the mirrored scan is looked at.
         deep_supervision: nnU-Net's argument; there is one output.
@@ -47,6 +48,7 @@ class SamAdapterNet(nn.Module):
         weights: Mapping[str, str],
         patch: Sequence[int],
         widths: Sequence[int] = (16, 32, 64, 128, 256),
+        convolutions: int = 2,
         rank: int = 4,
         adapter: int = 64,
         depth: bool = True,
@@ -67,12 +69,12 @@ class SamAdapterNet(nn.Module):
         self.keeps_frozen = True  # whether `state_dict` holds what can be had from the weight file
         self.encoder = build_encoder(encoder, (patch[1], patch[2]), AdapterSettings(rank, adapter, depth))
         self.lifts = nn.ModuleList(self._lifts(self.encoder.levels, widths))
-        self.differences = SymmetricDifferences(widths[1:]) if symmetric else None
+        self.differences = SymmetricDifferences(widths[1:], convolutions) if symmetric else None
         self.finest = conv_block(1, widths[0])
         self.ups = nn.ModuleList(
             nn.ConvTranspose3d(coarse, fine, IN_PLANE, IN_PLANE) for fine, coarse in itertools.pairwise(widths)
         )
-        self.joins: nn.ModuleList = nn.ModuleList(conv_block(2 * fine, fine, 2) for fine in widths[:-1])
+        self.joins: nn.ModuleList = nn.ModuleList(conv_block(2 * fine, fine, convolutions) for fine in widths[:-1])
         self.head = nn.Conv3d(widths[0], num_classes, 1)
         self.register_state_dict_post_hook(_without_frozen)
 

@@ -34,12 +34,13 @@ class SymmetricDifferences(nn.Module):
 
     Args:
         widths: channels of the decoder at strides 2, 4, … in plane.
+        convolutions: of each stage.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], convolutions: int = 2) -> None:
         super().__init__()
         inside = (1, *widths[:-1])
-        self.stages = nn.ModuleList(conv_block(a, b, 2) for a, b in zip(inside, widths, strict=True))
+        self.stages = nn.ModuleList(conv_block(a, b, convolutions) for a, b in zip(inside, widths, strict=True))
         self.pool = nn.MaxPool3d(IN_PLANE)
 
     def forward(self, scan: Tensor, mirrored: Tensor) -> list[Tensor]:

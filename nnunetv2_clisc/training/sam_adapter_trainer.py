@@ -37,6 +37,7 @@ class AdapterPlans:
     patch: tuple[int, int, int] = (20, 256, 256)
     batch_size: int = 2
     widths: tuple[int, int, int, int, int] = (16, 32, 64, 128, 256)
+    convolutions: int = 2  # of each stage of decoder and differences
     rank: int = 4
     adapter: int = 64
 
@@ -88,6 +89,7 @@ def sam_plans(
             "weights": dict(weights),
             "patch": patch,
             "widths": list(settings.widths),
+            "convolutions": settings.convolutions,
             "rank": settings.rank,
             "adapter": settings.adapter,
             "depth": depth,
@@ -238,9 +240,9 @@ class SamAdapterTrainer_noDepth(SamAdapterTrainer):  # noqa: N801
 class SmallAdapter:
     """Sizes that finish on two CPU cores, with the embedded SAM's encoder."""
 
-    adapter_plans = AdapterPlans(patch=(16, 96, 96), widths=(8, 16, 32, 64, 128))
+    adapter_plans = AdapterPlans(patch=(16, 96, 96), widths=(8, 16, 32, 64, 128), convolutions=1)
     sam_weights = "embedded"
-    epochs = 20
+    epochs = 10
     min_iterations = 32
     learning_rate = 1e-3  # a hundredth of the published steps must go further each
     mirror_at_inference = False
