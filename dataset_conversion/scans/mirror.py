@@ -16,9 +16,9 @@ import SimpleITK as sitk
 from PIL import Image
 
 CHANNEL = "mirrored"  # the channel's name in dataset.json
-LEVELS_MM = (8.0, 4.0, 2.0)  # edges of the voxels that are compared, coarse to fine
+LEVELS_MM = (8.0, 4.0)  # edges of the voxels that are compared, coarse to fine
 TILTS_DEG = tuple(range(-20, 21, 5))  # a head that is turned by 10 degrees has a mirror image turned by 20
-SHARE_LEFT_OUT = 0.1  # of the voxels, those that fit least, in the last steps
+SHARE_LEFT_OUT, ROBUST_STEPS = 0.1, 4  # of the voxels, those that fit least, in so many last steps
 DARKEST, BRIGHTEST = 1.0, 99.0  # percentiles; what lies outside is cut off where scans are compared
 EDGE = 256  # pixels of a picture's panels, at most
 
@@ -89,7 +89,7 @@ def rigid(fixed: sitk.Image, moving: sitk.Image) -> sitk.Euler3DTransform:
     for edge in LEVELS_MM:
         images = [_coarse(image, edge) for image in grey]
         transform = _closer(images, transform)
-    for _ in range(2):  # without what is most unlike: a lesion must not pull the other side over itself
+    for _ in range(ROBUST_STEPS):  # without what is most unlike: a lesion must not pull the other side over itself
         there = sitk.Resample(images[1], images[0], transform, sitk.sitkLinear, 0.0)
         unlike = sitk.GetArrayFromImage(sitk.Abs(images[0] - there))
         alike = sitk.GetImageFromArray((unlike <= np.quantile(unlike, 1 - SHARE_LEFT_OUT)).astype(np.uint8))
@@ -171,6 +171,8 @@ def with_mirrored(path: Path, read: Callable[[Path], sitk.Image]) -> sitk.Image:
 def draw(scan: np.ndarray, other: np.ndarray) -> Image.Image:
     """Scan, mirror image and difference (red: brighter than the other side) of the slice where they differ most.
 
+    The ends are left out: of a tilted head one half of the last slices has no other side in the picture.
+
     Args:
         scan: `(z, y, x)`, slices along the first axis.
         other: its mirror image.
@@ -178,7 +180,8 @@ def draw(scan: np.ndarray, other: np.ndarray) -> Image.Image:
     low, high = np.percentile(scan, (DARKEST, BRIGHTEST))
     grey = [np.clip((each - low) / max(high - low, 1e-6), 0, 1) for each in (scan, other)]
     difference = grey[0] - grey[1]
-    z = int(np.abs(difference).mean((1, 2)).argmax())
+    end = len(scan) // 5
+    z = end + int(np.abs(difference[end : len(scan) - end]).mean((1, 2)).argmax())
     panels = [np.repeat(each[z][..., None], 3, -1) for each in grey]
     colour = np.stack([np.clip(difference[z], 0, 1), np.zeros_like(difference[z]), np.clip(-difference[z], 0, 1)], -1)
     picture = Image.fromarray((255 * np.concatenate([*panels, colour], 1)).astype(np.uint8))

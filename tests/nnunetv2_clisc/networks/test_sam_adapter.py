@@ -277,3 +277,19 @@ def test_conv_encoder_class_is_the_embedded_one() -> None:
     ):
         x = getattr(whole, name)(x)
         assert tuple(x.shape) == (1, channels, 64 // stride, 64 // stride)
+
+
+@pytest.mark.slow
+def test_the_published_sizes_run(tmp_path: Path) -> None:
+    """ViT-B on a patch of 20 x 256 x 256: about 9 million numbers learn without SAM-Med2D's adapters."""
+    torch.manual_seed(0)
+    torch.save(sam_model_registry["vit_b"]().state_dict(), tmp_path / "own.pth")
+    kind, weights = encoder_of(str(tmp_path / "own.pth"))
+    net = SamAdapterNet(2, 2, encoder=kind, weights=weights, patch=(20, 256, 256))
+    net.load_frozen()
+    learning = sum(each.numel() for each in net.parameters() if each.requires_grad)
+    assert 6e6 < learning < 14e6
+    found = net(torch.randn(1, 2, 20, 256, 256))
+    assert found.shape == (1, 2, 20, 256, 256)
+    found.mean().backward()
+    assert all(each.grad is None for name, each in net.named_parameters() if not each.requires_grad)
