@@ -21,7 +21,7 @@ def mirror_folder(images: Path, output: Path, cases: Sequence[str] | None = None
     """Write each scan as `CASE_0000.nii.gz` and its registered mirror image as `CASE_0001.nii.gz`.
 
     For scans to be predicted; `convert folder --mirrored` makes those to train on. Pictures of some cases lie in the
-    folder `mirrored`. A case is written anew by every call, whole or not at all.
+    folder `mirrored`. Every call writes its cases anew, each file whole or not at all.
 
     Args:
         images: folder of scans, `CASE.nii.gz` or `CASE_0000.nii.gz` (or another format that `convert folder` reads).

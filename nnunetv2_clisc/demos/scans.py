@@ -6,13 +6,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from tqdm import tqdm
 
-from dataset_conversion.scans.volumes import write_image
-from nnunetv2_clisc.demos.steps import CLISC, Demo, write_split
+from nnunetv2_clisc.demos.steps import CLISC, Demo, write_case, write_split
 from nnunetv2_clisc.scoring.stage_table import stage_table
 from nnunetv2_clisc.training.plans import architecture
 from nnunetv2_clisc.training.start import NETWORK
@@ -68,10 +66,7 @@ def make_phantoms(
             if mask.sum() >= smallest:
                 break
         volume, mask = taken_in_two_passes(volume, mask, spacing[0], rng)
-        for kind, array in (("images", volume.astype(np.float32)), ("labels", mask.astype(np.uint8))):
-            image = sitk.GetImageFromArray(array)
-            image.SetSpacing(spacing)
-            write_image(image, folder / kind / f"{case}.nii.gz")
+        write_case(folder, case, volume, mask, spacing)
     write_split(folder, cases, training, validation)
 
 

@@ -13,8 +13,12 @@ from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
+
 from dataset_conversion.errors import UserError
 from dataset_conversion.files import write_json
+from dataset_conversion.scans.volumes import write_image
 
 CLISC = "nnUNetv2_clisc"
 TWO_WORDS = ("baseline", "convert")  # commands of ours whose next word says what they do
@@ -128,6 +132,21 @@ class Demo:
         if result.returncode != 0:
             raise UserError(f"{command[0]}: ended with code {result.returncode}; its own message is above")
         print(f"[{time.monotonic() - start:.0f} s]", flush=True)
+
+
+def write_case(folder: Path, case: str, scan: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float]) -> None:
+    """Write a made-up scan and its true mask, both `(z, y, x)`, to `images/` and `labels/`.
+
+    Args:
+        folder: that holds both.
+        case: its name.
+        scan, mask: any numbers.
+        spacing_mm: edges of a voxel, x first.
+    """
+    for kind, array in (("images", scan.astype(np.float32)), ("labels", mask.astype(np.uint8))):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(spacing_mm)
+        write_image(image, folder / kind / f"{case}.nii.gz")
 
 
 def write_split(folder: Path, cases: Sequence[str], training: int, validation: int) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 from tqdm import tqdm
 
 from dataset_conversion.files import copy_file
-from dataset_conversion.scans.volumes import write_image
-from nnunetv2_clisc.demos.steps import Demo, write_split
+from nnunetv2_clisc.demos.steps import Demo, write_case, write_split
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders
 from nnunetv2_clisc.scoring.metrics import METRICS
 from nnunetv2_clisc.scoring.tables import Table, mean_sd, to_markdown
@@ -90,10 +88,7 @@ def make_scans(
     cases = [f"symmetry_{number:02d}" for number in range(training + validation + test)]
     for number, case in enumerate(tqdm(cases, desc="scans", unit="case")):
         scan, mask = symmetric_scan(np.random.default_rng([seed, number]), shape)
-        for kind, array in (("images", scan), ("labels", mask.astype(np.uint8))):
-            image = sitk.GetImageFromArray(array)
-            image.SetSpacing(SPACING_MM)
-            write_image(image, folder / kind / f"{case}.nii.gz")
+        write_case(folder, case, scan, mask, SPACING_MM)
     write_split(folder, cases, training, validation)
 
 

@@ -159,7 +159,7 @@ class SamAdapter:
         if self.see_mirror and not mirrored:
             raise UserError(
                 f"dataset.json: its channels are {', '.join(names)}, and {type(self).__name__} compares a scan with "
-                f"its mirrored self; convert with --mirrored, or train with {type(self).__name__}_noMirror"
+                f"its mirrored self; convert with --mirrored, or train with SamAdapterTrainer_noMirror"
             )
 
     def initialize(self) -> None:
