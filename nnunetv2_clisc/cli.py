@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from nnunetv2_clisc import __version__
-from nnunetv2_clisc.commands import baselines, convert, labelling, scoring, studies, tools
+from nnunetv2_clisc.commands import baselines, convert, labelling, prediction, scoring, studies, tools
 from nnunetv2_clisc.commands.arguments import EXAMPLE, Page
 
 
@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     # in the order of the help
     convert.add_convert(commands)
-    convert.add_mirror(commands)
-    convert.add_masks_to_png(commands)
+    prediction.add_mirror(commands)
+    prediction.add_masks_to_png(commands)
     labelling.add_pseudo_label(commands)
     labelling.add_relabel(commands)
     labelling.add_submit(commands)

@@ -14,6 +14,7 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is im
 
 from tests.helpers.commands import Run, in_process, make_scans
 from tests.helpers.labelled_dataset import labelled, reference  # noqa: F401  (fixtures)
+from tests.helpers.mirrored_dataset import both, planned_mirrored  # noqa: F401  (fixtures)
 from tests.helpers.tiny_nnunet import found_by_nnunet, planned, tiny  # noqa: F401  (fixtures)
 from tests.helpers.trained_fold import fold, trained  # noqa: F401  (fixtures)
 

@@ -54,31 +54,40 @@ class Archive:
             seed: of the split, where one is drawn.
 
         Raises:
-            UserError: no such folder, or no case folder in any of these places, or in two of one level; or see
-                `prepare_target`, `choose_split` and `write_dataset`.
+            UserError: see `case_folders`, `prepare_target`, `choose_split` and `write_dataset`.
         """
         target = prepare_target(dataset_id, name or self.dataset, fullsup_id)
-        cases = {folder.name: self.read_case(folder) for folder in self._case_folders(Path(source))}
+        folders = case_folders(Path(source), self.pattern, self.folder)
+        cases = {folder.name: self.read_case(folder) for folder in folders}
         split = split or self.split
         chosen = choose_split(None if split is None else Path(split), cases, seed=seed, val=0.1, test=0.2)
         return write_dataset(target, cases, chosen, source=self.name, seed=seed)
 
-    def _case_folders(self, source: Path) -> list[Path]:
-        """Folders whose names match, in the first place that has any."""
-        if not source.is_dir():
-            raise UserError(f"{source}: no such folder; give the folder {self.folder} to --source")
-        for places in ([source], sorted(source.glob(self.folder)), sorted(source.glob(f"*/{self.folder}"))):
-            found = {place: self._matching(place) for place in places if place.is_dir()}
-            holders = [place for place, folders in found.items() if folders]
-            if len(holders) > 1:
-                raise UserError(
-                    f"{source}: both {holders[0].name} and {holders[1].name} have case folders; give one to --source"
-                )
-            if holders:
-                return found[holders[0]]
-        raise UserError(
-            f"{source}: has no case folder ({self.pattern.pattern}); give the folder {self.folder} to --source"
-        )
 
-    def _matching(self, place: Path) -> list[Path]:
-        return [entry for entry in sorted(place.iterdir()) if self.pattern.fullmatch(entry.name) and entry.is_dir()]
+def case_folders(source: Path, pattern: re.Pattern[str], archive: str) -> list[Path]:
+    """Folders whose names match, in the first place that has any: `source`, or one or two levels below it.
+
+    Args:
+        source: where to look.
+        pattern: of the names of case folders.
+        archive: pattern of the name of the folder above them, as downloaded; `*` stands for anything.
+
+    Raises:
+        UserError: no such folder, or none that matches, or some in two places of one level.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder; give the folder {archive} to --source")
+    for places in ([source], sorted(source.glob(archive)), sorted(source.glob(f"*/{archive}"))):
+        found = {place: _matching(place, pattern) for place in places if place.is_dir()}
+        holders = [place for place, folders in found.items() if folders]
+        if len(holders) > 1:
+            raise UserError(
+                f"{source}: both {holders[0].name} and {holders[1].name} have case folders; give one to --source"
+            )
+        if holders:
+            return found[holders[0]]
+    raise UserError(f"{source}: has no case folder ({pattern.pattern}); give the folder {archive} to --source")
+
+
+def _matching(place: Path, pattern: re.Pattern[str]) -> list[Path]:
+    return [entry for entry in sorted(place.iterdir()) if pattern.fullmatch(entry.name) and entry.is_dir()]

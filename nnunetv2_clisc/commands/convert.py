@@ -58,9 +58,7 @@ def add_convert(commands: Commands) -> None:
     data.add_argument(
         "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="voxel edges in mm, for TIFF only"
     )
-    data.add_argument(
-        "--mirrored", action="store_true", help="each scan's registered mirror image as a second channel (AISCT-SAM)"
-    )
+    _add_mirrored(data)
     _add_labels(data)
     _add_target(folder, None)
     folder.set_defaults(run=_convert_folder)
@@ -98,6 +96,17 @@ def add_convert(commands: Commands) -> None:
     _add_source(lgg, "the folder kaggle_3m")
     _add_target(lgg, "LGG")
     lgg.set_defaults(run=_convert_lgg)
+    aisd = add_command(
+        layouts,
+        "aisd",
+        "CT of acute stroke, a folder CT.nii.gz and GT_hard.nii.gz a patient",
+        "The CT scans of AISD as NIfTI: folders 0073410 with CT.nii.gz and GT_hard.nii.gz (0 and 1), with the data "
+        f"set's published test cases; validation cases are drawn. {_WRITES}",
+        "nnUNetv2_clisc convert aisd --source AISD --mirrored -d 701 --fullsup-d 702",
+    )
+    _add_mirrored(_add_source(aisd, "folder of the patients' folders"))
+    _add_target(aisd, "AISD")
+    aisd.set_defaults(run=_convert_aisd)
     _add_pictures(layouts)
     _add_isic2017(layouts)
 
@@ -146,6 +155,12 @@ def _add_max_edge(data: argparse._ArgumentGroup) -> None:
         default=1024,
         metavar="N",
         help="make pictures whose longer side has more pixels smaller (default: 1024)",
+    )
+
+
+def _add_mirrored(data: argparse._ArgumentGroup) -> None:
+    data.add_argument(
+        "--mirrored", action="store_true", help="each scan's registered mirror image as a second channel (AISCT-SAM)"
     )
 
 
@@ -249,6 +264,13 @@ def _convert_lgg(args: argparse.Namespace) -> int:
     return 0
 
 
+def _convert_aisd(args: argparse.Namespace) -> int:
+    from dataset_conversion.sources.aisd import convert_aisd
+
+    print(convert_aisd(args.source, mirrored=args.mirrored, **_common_options(args)))
+    return 0
+
+
 def _convert_pictures(args: argparse.Namespace) -> int:
     from dataset_conversion.errors import UserError
     from dataset_conversion.sources.pictures import convert_new_pictures, convert_pictures
@@ -296,58 +318,3 @@ def _check_max_edge(pixels: int) -> None:
 
     if pixels < 32:
         raise UserError(f"--max-edge {pixels}: too small to show anything; give 32 or more")
-
-
-def add_masks_to_png(commands: Commands) -> None:
-    """`masks_to_png`: predicted masks of pictures as PNG files."""
-    parser = add_command(
-        commands,
-        "masks_to_png",
-        "predicted masks of pictures back to PNG, each of its picture's size",
-        "Writes masks that nnUNetv2_predict made of converted pictures as PNG files with 0 and 255, each as large as "
-        "the picture it belongs to.",
-        "nnUNetv2_clisc masks_to_png --masks PREDICTIONS --images NEW_PHOTOS -o MASKS",
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument("--masks", type=Path, required=True, metavar="DIR", help="predictions, CASE.nii.gz")
-    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="the pictures that were converted")
-    data.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for CASE.png")
-    parser.set_defaults(run=_masks_to_png)
-
-
-def _masks_to_png(args: argparse.Namespace) -> int:
-    from dataset_conversion.sources.pictures import masks_to_png
-
-    written = masks_to_png(args.masks, args.images, args.output)
-    print(f"{args.output}: {len(written)} masks")
-    return 0
-
-
-def add_mirror(commands: Commands) -> None:
-    """`mirror`: scans with their mirror images, for prediction."""
-    parser = add_command(
-        commands,
-        "mirror",
-        "scans with their registered mirror images, for nnUNetv2_predict",
-        "Writes each scan as CASE_0000.nii.gz and its mirror image, flipped across the patient's midline and "
-        "registered rigidly, as CASE_0001.nii.gz, as networks of two channels want them (convert folder "
-        "--mirrored makes those to train on). Pictures of some cases lie in the folder mirrored.",
-        "nnUNetv2_clisc mirror --images NEW_SCANS -o NEW_MIRRORED",
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="the scans; their names are the cases'")
-    data.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for both channels")
-    sharing = parser.add_argument_group("sharing the work")
-    sharing.add_argument("-num_parts", type=int, metavar="N", help="share the cases among N processes")
-    sharing.add_argument("-part_id", type=int, metavar="I", help="which of them, from 0")
-    parser.set_defaults(run=_mirror)
-
-
-def _mirror(args: argparse.Namespace) -> int:
-    from dataset_conversion.scans.volumes import list_volumes
-    from dataset_conversion.sources.mirrored import mirror_folder
-    from nnunetv2_clisc.running.parts import resolve_part
-
-    cases = resolve_part(args.num_parts, args.part_id).share(sorted(list_volumes(args.images)))
-    print(f"{args.output}: {len(mirror_folder(args.images, args.output, cases))} scans with their mirror images")
-    return 0

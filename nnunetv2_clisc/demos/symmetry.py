@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from dataset_conversion.files import copy_file
+from dataset_conversion.scans.mirror import exchange_mirrors
 from nnunetv2_clisc.demos.steps import Demo, write_case, write_split
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders
 from nnunetv2_clisc.scoring.metrics import METRICS
@@ -90,17 +90,6 @@ def make_scans(
         scan, mask = symmetric_scan(np.random.default_rng([seed, number]), shape)
         write_case(folder, case, scan, mask, SPACING_MM)
     write_split(folder, cases, training, validation)
-
-
-def exchange_mirrors(images: Path, output: Path) -> None:
-    """Give each scan of a folder with two channels the mirror image of another one: a control."""
-    output.mkdir()
-    scans = sorted(images.glob("*_0000.nii.gz"))
-    for scan, other in zip(scans, [*scans[1:], scans[0]], strict=True):
-        copy_file(scan, output / scan.name)
-        copy_file(
-            other.with_name(other.name.replace("_0000.", "_0001.")), output / scan.name.replace("_0000.", "_0001.")
-        )
 
 
 def run_demo_aisct(output: Path, *, device: str = "cpu", seed: int = 0) -> None:

@@ -14,10 +14,13 @@ from nnunetv2_clisc.training.sam_adapter_trainer import (
     SamAdapterTrainer,
     SamAdapterTrainer_noDepth,
     SamAdapterTrainer_noMirror,
+    SamAdapterTrainer_random,
     SamAdapterTrainer_small,
     SamAdapterTrainer_small_noDepth,
     SamAdapterTrainer_small_noMirror,
     SamAdapterTrainer_small_random,
+    SamAdapterTrainer_small_unet,
+    SamAdapterTrainer_unet,
 )
 from nnunetv2_clisc.training.trainer import (
     CLISCTrainer,

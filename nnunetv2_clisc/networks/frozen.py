@@ -11,7 +11,7 @@ from nnunetv2_clisc.networks.encoders import AdaptedConvolutions, AdaptedVit, Ki
 from pseudo_labeling.weights.checkpoints import read_state_dict
 from pseudo_labeling.weights.files import locate
 from pseudo_labeling.weights.mobile_sam import with_timm_names
-from pseudo_labeling.weights.models import published_sam
+from pseudo_labeling.weights.models import check_finite, published_sam
 
 NOTHING = "none"  # as a file: the encoder stays random, which is a control
 MED2D = "image_encoder.blocks.0.Adapter.norm.weight"  # a tensor that only SAM-Med2D's files have
@@ -66,4 +66,5 @@ def frozen_tensors(
         found = encoder.frozen_from(with_timm_names(state) if kind == "vit_t" else state)
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: lacks {error} of the encoder {kind}; the file is damaged, get it again") from error
+    check_finite(found, path)
     return {f"encoder.{name}": tensor for name, tensor in found.items()}

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from dataset_conversion.errors import UserError, explain, free_space
-from dataset_conversion.files import PARTIAL, sync
+from dataset_conversion.files import PARTIAL, read_object, sync
+
+OWN = "nnunetv2_clisc."  # begins the name of a network that nnU-Net lacks
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -54,12 +56,19 @@ def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
         The checkpoint written, which names `nnUNetTrainer` as its trainer.
 
     Raises:
-        UserError: the fold is not trained yet, or `out` exists.
+        UserError: the fold is not trained yet, its network is one of this package's own, or `out` exists.
     """
     fold_folder, out = Path(fold_folder), Path(out)
     if out.exists():
         raise UserError(f"{out}: exists already; name a new folder")
     checkpoint = read_checkpoint(fold_folder / "checkpoint_final.pth")
+    network = _network_of(fold_folder.parent / "plans.json", str(checkpoint["init_args"]["configuration"]))
+    if network.startswith(OWN):
+        raise UserError(
+            f"{fold_folder}: its network, {network.rpartition('.')[2]}, is one of this package's own, which nnU-Net "
+            f"alone cannot build; copy {fold_folder.parent} to a machine where this package is installed, and predict "
+            "with nnUNetv2_predict_from_modelfolder there"
+        )
     checkpoint["trainer_name"] = "nnUNetTrainer"
     for leftover in out.parent.glob(f"{PARTIAL}*-{out.name}"):  # of an export that was killed
         shutil.rmtree(leftover, ignore_errors=True)
@@ -84,3 +93,12 @@ def export_stock(fold_folder: str | Path, out: str | Path) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
     sync(out.parent)
     return out / fold_folder.name / "checkpoint_final.pth"
+
+
+def _network_of(plans: Path, configuration: str) -> str:
+    """The class of a model's network, of the configuration or what that inherits from; nothing where none is named."""
+    configurations = read_object(plans).get("configurations", {})
+    found = configurations.get(configuration, {})
+    while "architecture" not in found and found.get("inherits_from") in configurations:
+        found = configurations[found["inherits_from"]]
+    return str(found.get("architecture", {}).get("network_class_name", ""))

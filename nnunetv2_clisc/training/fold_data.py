@@ -85,6 +85,11 @@ class FoldData:
         return Settings.from_dict(self.dataset_json.get("clisc", {}).get("settings", {}))
 
     @property
+    def seed(self) -> int:
+        """Of new networks: that of the labels, or on a dataset with masks of its own `seed` in its dataset.json."""
+        return self.settings.seed if "clisc" in self.dataset_json else int(self.dataset_json.get("seed", 0))
+
+    @property
     def sam_spec(self) -> str:
         """The SAM that made the pseudo-labels: a name or a file."""
         try:

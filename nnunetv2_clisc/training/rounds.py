@@ -205,7 +205,7 @@ class SelfTraining(SafeCheckpoints):
         self.current_epoch, self._best_ema, self.was_initialized = 0, None, False
         self.oversample_foreground_percent = self._oversample  # initialize() splits it among the ranks
         self.logger.local_logger = LocalLogger()
-        torch.manual_seed(self.fold_data.settings.seed + number)
+        torch.manual_seed(self.fold_data.seed + number)
         self.initialize()
 
     def _relabel(self) -> None:

@@ -22,7 +22,11 @@ from dataset_conversion.scans.mirror import CHANNEL
 from nnunetv2_clisc.networks.encoders import Kind, multiple_of
 from nnunetv2_clisc.networks.frozen import NOTHING, encoder_of
 from nnunetv2_clisc.networks.sam_adapter import SamAdapterNet
-from nnunetv2_clisc.training.trainer import CLISCTrainer
+from nnunetv2_clisc.training.trainer import (
+    CLISCTrainer,
+    CLISCTrainer_noSelfTraining,
+    CLISCTrainer_small_noSelfTraining_scratch,
+)
 from pseudo_labeling.weights.files import paper_available
 
 CLASS = f"{SamAdapterNet.__module__}.{SamAdapterNet.__qualname__}"
@@ -237,6 +241,19 @@ class SamAdapterTrainer_noDepth(SamAdapterTrainer):  # noqa: N801
     see_depth = False
 
 
+class SamAdapterTrainer_random(SamAdapterTrainer):  # noqa: N801
+    """Control: the frozen encoder is random."""
+
+    pretrained_encoder = False
+
+
+class SamAdapterTrainer_unet(CLISCTrainer_noSelfTraining):  # noqa: N801
+    """Control: a U-Net of random weights that makes as many steps."""
+
+    epochs = SamAdapter.epochs
+    min_iterations = SamAdapter.min_iterations
+
+
 class SmallAdapter:
     """Sizes that finish on two CPU cores, with the embedded SAM's encoder."""
 
@@ -263,10 +280,14 @@ class SamAdapterTrainer_small_noDepth(SmallAdapter, SamAdapterTrainer_noDepth): 
     """Without depth adapters on two CPU cores."""
 
 
-class SamAdapterTrainer_small_random(SmallAdapter, SamAdapterTrainer):  # noqa: N801
+class SamAdapterTrainer_small_random(SmallAdapter, SamAdapterTrainer_random):  # noqa: N801
     """Control on two CPU cores: the frozen encoder is random."""
 
-    pretrained_encoder = False
+
+class SamAdapterTrainer_small_unet(CLISCTrainer_small_noSelfTraining_scratch):  # noqa: N801
+    """Control on two CPU cores: a U-Net of random weights that makes as many steps."""
+
+    epochs = SmallAdapter.epochs
 
 
 class CLISCTrainer_SamAdapter_small(SmallAdapter, CLISCTrainer_SamAdapter):  # noqa: N801

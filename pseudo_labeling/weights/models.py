@@ -83,7 +83,7 @@ def load_clip(spec: str, device: torch.device | str = "cpu") -> ClipBundle:
     """
     path, record = locate("clip", spec)
     state = read_state_dict(path)
-    _check_finite({name: tensor for name, tensor in state.items() if not name.endswith("attn_mask")}, path)
+    check_finite({name: tensor for name, tensor in state.items() if not name.endswith("attn_mask")}, path)
     tokenizer: Tokenizer
     preprocess: Preprocess
     if "visual.conv1.weight" in state and "text_projection" in state:
@@ -111,7 +111,7 @@ def load_sam(spec: str, device: torch.device | str = "cpu") -> SamBundle:
     """
     path, record = locate("sam", spec)
     state = read_state_dict(path)
-    _check_finite(state, path)
+    check_finite(state, path)
     kind = published_sam(state)
     if kind == "vit_t":
         model: Sam = _filled(build_mobile_sam, with_timm_names(state), path, "MobileSAM")
@@ -147,7 +147,7 @@ def load_resnet50_state(spec: str) -> dict[str, torch.Tensor] | None:
         return None
     path, _ = locate("resnet50", spec)
     state = read_state_dict(path)
-    _check_finite(state, path)
+    check_finite(state, path)
     with torch.device("meta"):
         skeleton = torchvision.models.resnet50(weights=None)
     _compare(skeleton.state_dict(), state, path, "torchvision ResNet50")
@@ -171,7 +171,7 @@ def load_dino(spec: str, device: torch.device | str = "cpu") -> nn.Module:
         )
     path, _ = locate("dino", spec)
     state = read_state_dict(path)
-    _check_finite(state, path)
+    check_finite(state, path)
     network: nn.Module = _filled(_empty_dino, state, path, "DINO ViT-S/8")
     return network.to(device).eval()
 
@@ -205,7 +205,7 @@ def load_backbone_state(backbone: str, spec: str) -> dict[str, torch.Tensor] | N
         )
     path, _ = locate("resnet50", spec)
     state = read_state_dict(path)
-    _check_finite(state, path)
+    check_finite(state, path)
     return state
 
 
@@ -238,7 +238,7 @@ def _filled(build: Callable[[], Any], state: Mapping[str, torch.Tensor], path: P
     return model
 
 
-def _check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
+def check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise where a weight is NaN or infinite: every mask would be empty, and nothing would say why."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

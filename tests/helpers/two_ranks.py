@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_clisc.training import relabel
 from nnunetv2_clisc.training.fold import State
 from nnunetv2_clisc.training.s3f import Segment
+from tests.helpers.mirrored_dataset import QuickAdapter
 from tests.helpers.tiny_nnunet import QuickDistillation, QuickTrainer, TinyDataset, by_brightness
 
 IMPATIENCE, OTHERWISE = timedelta(seconds=1), timedelta(minutes=30)  # how long torch's own collectives wait
@@ -80,29 +81,40 @@ def rank_main(rank: int, root: str, meeting: str) -> None:
     dist.destroy_process_group()
 
 
-def distilling_main(rank: int, root: str, meeting: str) -> None:
-    """The same for a trainer that learns from SAM's features."""
+def variant_main(rank: int, root: str, meeting: str, kind: type[Any], configuration: str) -> None:
+    """The same for a trainer of one round."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     nnunet_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
-    trainer = TinyDataset(Path(root)).trainer(RankDistillation, configuration="2d")
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network  # GPUs only; frozen norms need none
+    trainer: Any = TinyDataset(Path(root)).trainer(kind, configuration=configuration)
     trainer.run_training()
     weights = float(np.sum([tensor.double().sum() for tensor in trainer.network.state_dict().values()]))
     losses = trainer.logger.local_logger.my_fantastic_logging["train_losses"]
-    found = {"weights": weights, "taught": trainer.loss.teacher is not None, "losses": [float(x) for x in losses]}
+    taught = getattr(trainer.loss, "teacher", None) is not None
+    found = {"weights": weights, "taught": taught, "losses": [float(x) for x in losses]}
     (trainer.folder.path / f"rank_{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
-class RankDistillation(QuickDistillation):
+class OnCpu:
     """On the CPU, where nnU-Net's own would take a GPU for each rank."""
 
     def __init__(self, plans: Any, configuration: str, fold: int, dataset_json: Any, device: Any = None) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
         self.device, self.grad_scaler = torch.device("cpu"), None
 
 
+class RankDistillation(OnCpu, QuickDistillation):
+    """UM-SAM."""
+
+
+class RankAdapter(OnCpu, QuickAdapter):
+    """AISCT-SAM."""
+
+
 RankDistillation.__name__ = "QuickDistillation"
+RankAdapter.__name__ = "QuickAdapter"
 
 
 def main(root: str) -> None:
@@ -112,8 +124,17 @@ def main(root: str) -> None:
 
 def distilling(root: str) -> None:
     """Both ranks of a distillation."""
+    _spawn_variant(root, RankDistillation, "2d")
+
+
+def adapting(root: str) -> None:
+    """Both ranks of a training of adapters."""
+    _spawn_variant(root, RankAdapter, "3d_fullres")
+
+
+def _spawn_variant(root: str, kind: type[Any], configuration: str) -> None:
     meeting = os.path.join(tempfile.mkdtemp(), "meeting")
-    multiprocessing.spawn(distilling_main, args=(root, meeting), nprocs=2, join=True)
+    multiprocessing.spawn(variant_main, args=(root, meeting, kind, configuration), nprocs=2, join=True)
 
 
 def exit_codes(root: str) -> list[int]:

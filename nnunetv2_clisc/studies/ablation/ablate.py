@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
-from dataset_conversion.files import check_output
+from dataset_conversion.files import check_output, read_object
 from nnunetv2_clisc.environment import nnunet_device, raw_dataset, usable_device
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
-from nnunetv2_clisc.studies.ablation.distilled import DistilledRuns
 from nnunetv2_clisc.studies.ablation.files import Result, write_ablation
 from nnunetv2_clisc.studies.ablation.labels import LabelRuns
 from nnunetv2_clisc.studies.ablation.networks import NetworkRuns
 from nnunetv2_clisc.studies.ablation.runs import Run, chosen_runs
+from nnunetv2_clisc.studies.ablation.variants import FAMILIES, VariantRuns
 from nnunetv2_clisc.studies.baselines.cam_and_sam import pseudo_label_baseline
 from nnunetv2_clisc.studies.baselines.folder import list_cases
 from pseudo_labeling.run.new_cases import finished_entry
@@ -40,7 +40,8 @@ def ablate(
     preprocessed data or results.
 
     Args:
-        dataset_id: of a dataset that `pseudo_label` has been through, planned and preprocessed.
+        dataset_id: of a dataset that is planned and preprocessed, and that `pseudo_label` has been through; the group
+            `sam-adapter` takes masks of its own too.
         output: folder for everything.
         only: names or groups of runs; all by default.
         trainer: with both rounds and S3F.
@@ -62,27 +63,33 @@ def ablate(
     dataset = raw_dataset(dataset_id)
     images, gt = images or dataset / "imagesTs", gt or dataset / "labelsTs"
     check_output(output, {})
-    scans, masks = list_cases(images, pictures=Workspace(dataset).pictures), mask_files(gt)
+    channels = len(read_object(dataset / "dataset.json").get("channel_names") or (0,))
+    scans, masks = list_cases(images, channels=channels), mask_files(gt)
     if missing := sorted(scans.keys() - masks.keys()):
         raise UserError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")
     trains = any(run.trains_network for run in runs)
     where = nnunet_device(device) if trains else usable_device(device)
-    settings = Settings.from_dict(finished_entry(Workspace(dataset))["settings"])
-    labels, networks, distilled = None, None, None
-    first = {case: files[0] for case, files in scans.items()}
-    if any(run.group != "um-sam" for run in runs):
+    facts = {"dataset": dataset.name, "trainer": trainer, "plans": plans, "fold": fold, "seeds": seeds}
+    if any(run.group != "sam-adapter" for run in runs):
+        settings = Settings.from_dict(finished_entry(Workspace(dataset))["settings"])
+        facts |= {"alpha": settings.amda.alpha, "beta": settings.s3f.beta}
+    labels, networks, variants = None, None, {}
+    if any(run.group not in ("um-sam", "sam-adapter") for run in runs):
         labels = LabelRuns(dataset, images, output, where)
     if any(run.stage in ("round_1", "round_2") for run in runs):
-        networks = NetworkRuns(dataset, first, output, trainer=trainer, plans=plans, fold=fold, device=where)
-    if any(run.stage == "distilled" for run in runs):
-        distilled = DistilledRuns(dataset, first, output, trainer=trainer, plans=plans, fold=fold, device=where)
+        networks = NetworkRuns(dataset, scans, output, trainer=trainer, plans=plans, fold=fold, device=where)
+    for stage in FAMILIES:
+        if any(run.stage == stage for run in runs):
+            variants[stage] = VariantRuns(
+                stage, dataset, scans, output, trainer=trainer, plans=plans, fold=fold, device=where
+            )
     results: dict[str, list[Result]] = {run.name: [] for run in runs}
     for run in runs:
         for seed in range(seeds):
             last: dict[str, Path] = {}
-            if distilled is not None and run.stage == "distilled":
-                predictions = distilled.predicted(run.losses, seed)
-            elif labels is None or run.group == "um-sam":
+            if run.stage in variants:
+                predictions = variants[run.stage].predicted(run.variant, seed, exchanged=run.exchanged)
+            elif labels is None or run.group == "um-sam":  # the segments of new scans
                 predictions = output / "predictions" / run.name
                 pseudo_label_baseline(dataset.name, images, predictions, device=where)
             else:
@@ -95,8 +102,7 @@ def ablate(
                     _label_quality(last, masks, gt),
                 )
             )
-    facts = {"dataset": dataset.name, "trainer": trainer, "plans": plans, "fold": fold, "seeds": seeds}
-    return write_ablation(output, runs, results, facts | {"alpha": settings.amda.alpha, "beta": settings.s3f.beta})
+    return write_ablation(output, runs, results, facts)
 
 
 def _predictions(

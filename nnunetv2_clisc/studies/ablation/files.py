@@ -100,14 +100,16 @@ def write_ablation(output: Path, runs: Sequence[Run], results: Results, facts: M
         "Effect of β (S3F), as Fig. 3 (b)": [run for run in runs if run.group == "beta"],
         "Classification-to-Segmentation": [run for run in runs if run.group == "c2s"],
         "UM-SAM: what each loss earns": [run for run in runs if run.group == "um-sam"],
+        "AISCT-SAM: what each part earns": [run for run in runs if run.group == "sam-adapter"],
     }
     tables = [
         table_of(title, chosen, results, PER_PICTURE if chosen[0].group == "c2s" else SHOWN)
         for title, chosen in groups.items()
         if chosen
     ]
+    own = f"The dataset's own settings: α = {facts['alpha']:g}, β = {facts['beta']:g}; " if "alpha" in facts else ""
     notes = [
-        f"The dataset's own settings: α = {facts['alpha']:g}, β = {facts['beta']:g}; network {facts['trainer']}.",
+        f"{own}network {facts['trainer']}.",
         "CAMs and SAM masks are those of the same scans that the networks predict, made by the stored classifiers.",
         "Labels' DSC: labels of the last training against masks, where there are any.",
     ]

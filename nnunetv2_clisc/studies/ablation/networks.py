@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class NetworkRuns(Trainings):
 
     Args:
         dataset: the user's raw dataset.
-        cases: scans to predict by case, `.nii.gz`.
+        cases: files of the scans to predict by case, `.nii.gz`.
         output: the ablation's folder.
         trainer: name of a trainer with two rounds and S3F.
         plans: name of the plans.
@@ -52,7 +52,15 @@ class NetworkRuns(Trainings):
     """
 
     def __init__(
-        self, dataset: Path, cases: dict[str, Path], output: Path, *, trainer: str, plans: str, fold: int, device: str
+        self,
+        dataset: Path,
+        cases: Mapping[str, Sequence[Path]],
+        output: Path,
+        *,
+        trainer: str,
+        plans: str,
+        fold: int,
+        device: str,
     ) -> None:
         super().__init__(dataset, cases, output, plans=plans, fold=fold, device=device, configuration=CONFIGURATION)
         self.trainer = trainer

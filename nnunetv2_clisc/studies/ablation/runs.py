@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from dataset_conversion.errors import UserError
 from pseudo_labeling.settings import CamName
 
-Stage = Literal["roi", "mask", "round_1", "round_2", "distilled"]
+Stage = Literal["roi", "mask", "round_1", "round_2", "distilled", "adapted"]
 ALPHAS = (0, 10, 20, 30)  # paper Fig. 3 (a), per cent of the ROI
 BETAS = (0, 10, 20, 30, 40)  # paper Fig. 3 (b), percentile
 
@@ -21,8 +21,9 @@ class Run:
     Attributes:
         name: for `--only` and in files.
         title: in tables.
-        group: `table2`, `alpha`, `beta`, `c2s` or `um-sam`.
-        stage: what is scored: a CAM's ROI, SAM's mask, a network after round 1 or 2, or one that learned from SAM.
+        group: `table2`, `alpha`, `beta`, `c2s`, `um-sam` or `sam-adapter`.
+        stage: what is scored: a CAM's ROI, SAM's mask, a network after round 1 or 2, one that learned from SAM's
+            features, or one on SAM's encoder.
         alpha: of AMDA; 0 = the raw CAM.
         prompts: kind of SAM's prompts.
         beta: of S3F.
@@ -32,7 +33,8 @@ class Run:
             all candidates, or by the masks the one that fits them best. That one is no method, but how far the choice
             is from the best there is.
         untrained: map with the classifier as it was before training, its last layer drawn at random.
-        losses: end of the name of the `DistillationTrainer`, in group `um-sam`.
+        variant: end of the trainer's name, in the groups `um-sam` and `sam-adapter`.
+        exchanged: each scan is predicted with the mirror image of another one.
     """
 
     name: str
@@ -46,11 +48,12 @@ class Run:
     changes: Mapping[str, Any] = field(default_factory=dict)
     pick: Literal["random", "oracle"] | None = None
     untrained: bool = False
-    losses: str = ""
+    variant: str = ""
+    exchanged: bool = False
 
     @property
     def trains_network(self) -> bool:
-        return self.stage in ("round_1", "round_2", "distilled")
+        return self.stage in ("round_1", "round_2", "distilled", "adapted")
 
 
 TABLE2 = (
@@ -99,13 +102,27 @@ C2S = (
 )
 UM_SAM = (
     Run("um-sam-labels", "labels of new scans, without a network (Eq. 5)", "um-sam", "mask"),
-    Run("um-sam-plain", "U-Net, labels alone", "um-sam", "distilled", losses="_plain"),
-    Run("um-sam-contrast", "U-Net, labels and contrast", "um-sam", "distilled", losses="_noFeature"),
-    Run("um-sam-feature", "U-Net, labels and features", "um-sam", "distilled", losses="_noContrast"),
+    Run("um-sam-plain", "U-Net, labels alone", "um-sam", "distilled", variant="_plain"),
+    Run("um-sam-contrast", "U-Net, labels and contrast", "um-sam", "distilled", variant="_noFeature"),
+    Run("um-sam-feature", "U-Net, labels and features", "um-sam", "distilled", variant="_noContrast"),
     Run("um-sam-full", "U-Net, all three", "um-sam", "distilled"),
 )
-ONLY_WHEN_ASKED = ("c2s", "um-sam")
-RUNS = (*TABLE2, *FIG3A, *FIG3B, *C2S, *UM_SAM)
+SAM_ADAPTER = (
+    Run("sam-adapter-full", "scan and mirror image", "sam-adapter", "adapted"),
+    Run(
+        "sam-adapter-exchanged",
+        "the same network, mirror image of another scan (a control)",
+        "sam-adapter",
+        "adapted",
+        exchanged=True,
+    ),
+    Run("sam-adapter-no-mirror", "scan alone", "sam-adapter", "adapted", variant="_noMirror"),
+    Run("sam-adapter-no-depth", "slices do not see their neighbours", "sam-adapter", "adapted", variant="_noDepth"),
+    Run("sam-adapter-random", "frozen encoder at random (a control)", "sam-adapter", "adapted", variant="_random"),
+    Run("sam-adapter-unet", "U-Net, as many steps", "sam-adapter", "adapted", variant="_unet"),
+)
+ONLY_WHEN_ASKED = ("c2s", "um-sam", "sam-adapter")
+RUNS = (*TABLE2, *FIG3A, *FIG3B, *C2S, *UM_SAM, *SAM_ADAPTER)
 
 
 def chosen_runs(only: Sequence[str]) -> list[Run]:

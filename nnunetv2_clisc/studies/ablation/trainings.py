@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Trainings:
 
     Args:
         dataset: the user's raw dataset.
-        cases: scans to predict by case, `.nii.gz`.
+        cases: files of the scans to predict by case, one a channel, `.nii.gz`.
         output: the ablation's folder.
         plans: name of the plans.
         fold: of the split.
@@ -35,7 +35,7 @@ class Trainings:
     def __init__(
         self,
         dataset: Path,
-        cases: dict[str, Path],
+        cases: Mapping[str, Sequence[Path]],
         output: Path,
         *,
         plans: str,
@@ -90,16 +90,16 @@ class Trainings:
                 link.unlink(missing_ok=True)
                 link.symlink_to(entry.resolve())
         content = read_json(self.preprocessed / "dataset.json")
-        settings = content["clisc"].setdefault("settings", {})
-        settings["seed"] = settings.get("seed", 0) + SEED_STEP * seed
+        holder = content["clisc"].setdefault("settings", {}) if "clisc" in content else content  # see `FoldData.seed`
+        holder["seed"] = holder.get("seed", 0) + SEED_STEP * seed
         write_json(folder / "dataset.json", content)
         return root
 
 
-def _linked(cases: dict[str, Path], folder: Path) -> Path:
+def _linked(cases: Mapping[str, Sequence[Path]], folder: Path) -> Path:
     """The scans under nnU-Net's names."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {f"{case}_0000{ENDING}": path for case, path in cases.items()}
+    wanted = {f"{case}_{n:04d}{ENDING}": path for case, files in cases.items() for n, path in enumerate(files)}
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()

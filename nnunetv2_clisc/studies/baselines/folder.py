@@ -51,7 +51,7 @@ class BaselineFolder:
         pictures: bool = False,
     ) -> None:
         self.name, self.output, self.window = name, output, window
-        self.scans = list_cases(images, pictures=pictures)
+        self.scans = list_cases(images, channels=len(COLOURS) if pictures else 1)
         check_output(output, {"--images": images})
         self.files = Workspace(output)
         self._marker = self.files.root / "baseline.json"
@@ -109,21 +109,22 @@ class BaselineFolder:
             refuse_strangers(self.output)
 
 
-def list_cases(images: Path, *, pictures: bool) -> dict[str, list[Path]]:
-    """The files of each case in a folder: its scan, or the three channels of a picture.
+def list_cases(images: Path, *, channels: int) -> dict[str, list[Path]]:
+    """The files of each case in a folder: its scan alone, with its mirror image, or the three channels of a picture.
 
     Raises:
-        UserError: see `list_volumes`; a picture without one of its channels.
+        UserError: see `list_volumes`; a case without one of its channels.
     """
-    if not pictures:
+    if channels == 1:
         return {case: [path] for case, path in list_volumes(images).items()}
     found = list_volumes(images, strip_channel=False)
     cases: dict[str, list[Path]] = {}
     for name in found:
         case, _, channel = name.rpartition("_")
-        names = [f"{case}_{number:04d}" for number in range(len(COLOURS))]
+        names = [f"{case}_{number:04d}" for number in range(channels)]
         if not case or not channel.isdigit() or not set(names) <= found.keys():
-            raise UserError(f"{found[name]}: no channel of a picture; give what `convert pictures` wrote, or imagesTs")
+            what, maker = ("picture", "convert pictures") if channels == len(COLOURS) else ("mirrored scan", "mirror")
+            raise UserError(f"{found[name]}: no channel of a {what}; give what `{maker}` wrote, or imagesTs")
         cases[case] = [found[each] for each in names]
     return cases
 

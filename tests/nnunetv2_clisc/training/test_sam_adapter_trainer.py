@@ -3,90 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
-from dataset_conversion.scans.mirror import CHANNEL, mirrored
+from dataset_conversion.errors import UserError
 from nnunetv2_clisc.training import sam_adapter_trainer as trainers
-from nnunetv2_clisc.training.checkpoints import read_checkpoint
+from nnunetv2_clisc.training.checkpoints import export_stock, read_checkpoint
 from nnunetv2_clisc.training.relabel import predictor_of
-from nnunetv2_clisc.training.s3f import Segment
-from nnunetv2_clisc.training.sam_adapter_trainer import (
-    AdapterPlans,
-    CLISCTrainer_SamAdapter_small,
-    SamAdapterTrainer,
-    SamAdapterTrainer_small,
-    SamAdapterTrainer_small_noMirror,
-    SamAdapterTrainer_small_random,
-)
-from tests.helpers.tiny_nnunet import CASES, ENVIRONMENT, TinyDataset, by_brightness, digest, make_raw, plan
-
-
-class Quick:
-    adapter_plans = AdapterPlans(patch=(8, 32, 32), widths=(4, 4, 6, 8, 8), adapter=4)
-    epochs = 2
-    min_iterations = 3
-    cpu_bfloat16 = False
-
-    def build_segmenter(self) -> Segment:
-        return by_brightness
-
-
-class QuickAdapter(Quick, SamAdapterTrainer_small):
-    """AISCT-SAM in seconds."""
-
-
-class QuickNoMirror(Quick, SamAdapterTrainer_small_noMirror):
-    """Without the mirrored channel."""
-
-
-class QuickRandom(Quick, SamAdapterTrainer_small_random):
-    """The frozen encoder is random."""
-
-
-class QuickRounds(Quick, CLISCTrainer_SamAdapter_small):
-    """CLISC's two rounds."""
-
-
-@pytest.fixture(scope="session")
-def planned_mirrored(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    """The tiny dataset with its scans' mirror images as second channel, planned and preprocessed once."""
-    root = tmp_path_factory.mktemp("mirrored")
-    raw = root / "raw" / "Dataset611_Tiny"
-    make_raw(raw)
-    for case in CASES:
-        scan = sitk.ReadImage(str(raw / "imagesTr" / f"{case}_0000.nii.gz"))
-        sitk.WriteImage(mirrored(scan).image, str(raw / "imagesTr" / f"{case}_0001.nii.gz"))
-    content = json.loads((raw / "dataset.json").read_text())
-    (raw / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "FLAIR", "1": CHANNEL}}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_raw", str(root / "raw"))
-        patch.setenv("nnUNet_preprocessed", str(root / "preprocessed"))
-        plan(611, ["3d_fullres"])
-    return TinyDataset(root)
-
-
-@pytest.fixture
-def both(planned_mirrored: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyDataset]:
-    """That dataset with a results folder of the test's own."""
-    for name in ("raw", "preprocessed"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(planned_mirrored.root / name))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    before = digest(planned_mirrored.preprocessed)
-    yield planned_mirrored
-    assert digest(planned_mirrored.preprocessed) == before, "training wrote into nnUNet_preprocessed"
+from nnunetv2_clisc.training.sam_adapter_trainer import SamAdapterTrainer
+from tests.helpers.mirrored_dataset import QuickAdapter, QuickAdapter_noMirror, QuickRandom, QuickRounds
+from tests.helpers.tiny_nnunet import CASES, TinyDataset, python
 
 
 def test_schedule_is_the_public_codes(both: TinyDataset) -> None:
@@ -145,6 +81,10 @@ def test_training_stores_frozen_weights_once_and_nnunet_predicts_as_the_trainer(
         torch.testing.assert_close(final[name], start.network.state_dict()[name], rtol=0, atol=0)
 
     scans = [[str(both.raw / "imagesTr" / f"{CASES[5]}_{channel:04d}.nii.gz") for channel in (0, 1)]]
+    with pytest.raises(UserError, match="SamAdapterNet, is one of this package's own"):
+        export_stock(fold, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
     found = []
     for checkpoint in ("checkpoint_final.pth", "checkpoint_best.pth"):
         predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
@@ -158,6 +98,12 @@ def test_training_stores_frozen_weights_once_and_nnunet_predicts_as_the_trainer(
     again.load_checkpoint(str(fold / "checkpoint_final.pth"))
     own = predictor_of(again, 0.5).predict_sliding_window_return_logits(images)
     torch.testing.assert_close(found[0], own, rtol=0, atol=2e-3)  # nnU-Net sums tiles in float16
+
+
+def _network(dataset: TinyDataset) -> Any:
+    trainer: Any = dataset.trainer(QuickAdapter)
+    trainer.initialize()
+    return trainer.network
 
 
 def _preprocessed(dataset: TinyDataset, case: str) -> np.ndarray:
@@ -215,7 +161,7 @@ def test_a_dataset_without_mirrored_channel_is_refused(
 ) -> None:
     with pytest.raises(SystemExit, match=message):
         both.trainer(QuickAdapter, channel_names=channels)
-    both.trainer(QuickNoMirror, channel_names=channels)
+    both.trainer(QuickAdapter_noMirror, channel_names=channels)
 
 
 def test_a_sam_that_cannot_be_adapted_is_named(
@@ -230,3 +176,54 @@ def test_a_sam_that_cannot_be_adapted_is_named(
 def test_two_dimensional_plans_are_refused(both: TinyDataset) -> None:
     with pytest.raises(SystemExit, match="configuration '2d'"):
         both.trainer(QuickAdapter, configuration="2d")
+
+
+def test_two_ranks_train_one_network(both: TinyDataset) -> None:
+    result = python(f"from tests.helpers.two_ranks import adapting; adapting({str(both.root)!r})")
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    folder = both.trainer(QuickAdapter).folder.path
+    found = [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+    assert found[0]["weights"] == found[1]["weights"]
+    assert np.isfinite(found[0]["losses"]).all()
+    final = read_checkpoint(folder / "checkpoint_final.pth")["network_weights"]
+    assert set(_network(both).state_dict()) == set(final)
+
+
+@pytest.mark.slow  # a compiler
+def test_compiled_network_gives_the_same_loss_and_gradients(both: TinyDataset) -> None:
+    trainer: Any = both.trainer(QuickAdapter)
+    trainer.initialize()
+    plain = trainer.network
+    images = torch.randn(2, 2, 8, 32, 32)
+    found = []
+    for network in (plain, torch.compile(plain)):
+        plain.zero_grad()
+        loss = network(images).square().mean()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in plain.parameters() if p.grad is not None)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_pretrained_weights_are_taken_over_whole(both: TinyDataset, tmp_path: Path) -> None:
+    """nnU-Net's `-pretrained_weights`, with a final checkpoint of another training of this network."""
+    given: Any = both.trainer(QuickAdapter)
+    given.run_training()
+    final = shutil.copy(given.folder.path / "checkpoint_final.pth", tmp_path / "given.pth")
+    trainer: Any = both.trainer(QuickAdapter, fold=1)
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(final))
+    begun: dict[str, Any] = {}
+
+    class StopError(Exception):
+        pass
+
+    def stop() -> None:
+        begun.update({name: tensor.clone() for name, tensor in trainer.network.state_dict().items()})
+        raise StopError
+
+    trainer.on_train_start = stop
+    with pytest.raises(StopError):
+        trainer.run_training()
+    for name, tensor in read_checkpoint(final)["network_weights"].items():
+        torch.testing.assert_close(begun[name], tensor, rtol=0, atol=0)

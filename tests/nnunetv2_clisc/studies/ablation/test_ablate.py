@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from nnunetv2_clisc.studies.ablation.networks import branch
 from nnunetv2_clisc.studies.ablation.runs import RUNS, chosen_runs
 from nnunetv2_clisc.training.s3f import keep_all, kept_cases, load_agreement
 from tests.helpers.commands import Run, last_line
-from tests.helpers.tiny_nnunet import ENVIRONMENT, TinyDataset, digest, plan
+from tests.helpers.tiny_nnunet import ENVIRONMENT, NAME, TinyDataset, digest, plan
 from tests.helpers.trained_fold import TRAIN, fold_of
 
 
@@ -63,7 +64,9 @@ def test_the_list_is_table_2_and_figure_3() -> None:
     ]  # fmt: skip
     assert [run.alpha for run in chosen_runs(["alpha"]) if run.stage == "roi"] == [0, 10, 20, 30]
     assert [run.beta for run in chosen_runs(["beta"])] == [0, 10, 20, 30, 40]
-    assert chosen_runs([]) == [run for run in RUNS if run.group not in ("c2s", "um-sam")]  # what the paper has
+    assert chosen_runs([]) == [
+        run for run in RUNS if run.group not in ("c2s", "um-sam", "sam-adapter")
+    ]  # what the paper has
     assert [run.name for run in chosen_runs(["alpha-10", "full"])] == ["full", "alpha-10-cam", "alpha-10-sam"]
     with pytest.raises(UserError, match="--only alpha-5: no such run; known: table2"):
         chosen_runs(["full", "alpha-5"])
@@ -123,6 +126,61 @@ def test_um_sam_trains_each_combination_of_losses(data: Path, tmp_path: Path, sc
     assert float(rows["um-sam-full"]["dsc_mean"]) == pytest.approx(evaluation.summary()["dsc"].mean)
     run()
     assert times(tmp_path / "out", "**/checkpoint_final.pth") == made
+
+
+@pytest.mark.slow  # a process for each training and prediction, which start others
+def test_sam_adapter_trains_each_part_on_masks_of_its_own_too(
+    both: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_by_nnunet: None
+) -> None:
+    """On a dataset without pseudo-labels, over two seeds; the control shares the network of the whole."""
+    (tmp_path / "trainers" / "adapting.py").write_text(
+        "from tests.helpers.mirrored_dataset import QuickAdapter, QuickAdapter_unet\n"
+    )
+    supervised = tmp_path / "preprocessed" / NAME
+    supervised.mkdir(parents=True)
+    for path in both.preprocessed.iterdir():
+        (supervised / path.name).symlink_to(path)
+    content = json.loads((both.preprocessed / "dataset.json").read_text())
+    del content["clisc"]
+    (supervised / "dataset.json").unlink()
+    (supervised / "dataset.json").write_text(json.dumps(content))
+    monkeypatch.setenv("nnUNet_preprocessed", str(supervised.parent))
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((both.raw / "imagesTr").glob("case_[45]_*")):
+        shutil.copy(path, images)
+
+    def run(*names: str, **more: Any) -> str:
+        only = [f"sam-adapter-{name}" for name in names]
+        where = {"images": images, "gt": both.raw / "labelsTr", "device": "cpu"}
+        return ablate(611, tmp_path / "out", only=only, trainer="QuickAdapter", **where, **more)
+
+    text = run("full", "exchanged", "unet")
+    assert "AISCT-SAM: what each part earns" in text
+    assert "α" not in text
+    made = times(tmp_path / "out", "**/checkpoint_final.pth")
+    assert len(made) == 2
+    rows = table(tmp_path / "out")
+    evaluation = evaluate_folders(
+        tmp_path / "out/predictions/QuickAdapter_unet/seed_0", both.raw / "labelsTr", cases=["case_4", "case_5"]
+    )
+    assert float(rows["sam-adapter-unet"]["dsc_mean"]) == pytest.approx(evaluation.summary()["dsc"].mean)
+    exchanged = sorted((tmp_path / "out" / "images_exchanged").iterdir())
+    assert [path.name for path in exchanged] == [f"case_{n}_{c:04d}.nii.gz" for n in (4, 5) for c in (0, 1)]
+    assert exchanged[1].read_bytes() == (images / "case_5_0001.nii.gz").read_bytes()
+    run("unet", seeds=2)
+    again = times(tmp_path / "out", "**/checkpoint_final.pth")
+    assert {path: again[path] for path in made} == made
+    assert len(again) == 3
+    seeded = json.loads((tmp_path / "out/networks/seed_1/preprocessed" / NAME / "dataset.json").read_text())
+    assert seeded["seed"] == 1000
+    first, second = (path for path in again if "QuickAdapter_unet__" in str(path))
+    assert first.read_bytes() != second.read_bytes()
+    (images / "case_5_0001.nii.gz").unlink()
+    with pytest.raises(
+        UserError, match=r"case_5_0000\.nii\.gz: no channel of a mirrored scan; give what `mirror` wrote"
+    ):
+        run()
 
 
 def test_label_runs_share_stages_and_leave_the_dataset_alone(data: Path, tmp_path: Path, scans: Path) -> None:
