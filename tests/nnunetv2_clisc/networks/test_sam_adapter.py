@@ -12,6 +12,7 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 
+from benchmarks.shuffled_slices import shuffle_slices
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.networks.encoders import AdapterSettings, build_encoder, is_frozen, multiple_of
 from nnunetv2_clisc.networks.frozen import encoder_of
@@ -119,6 +120,16 @@ def test_slices_see_their_neighbours_inside_the_encoder_only_through_depth_adapt
             pairs = zip(body(slices, 4), body(slices[order], 4), strict=True)
             same = [torch.allclose(a[order], b, atol=1e-5) for a, b in pairs]
         assert all(same) if not depth else not any(same[1:])
+
+
+def test_the_whole_network_misses_the_order_of_slices_only_with_depth_adapters() -> None:
+    for depth in (True, False):
+        net = network(depth=depth)
+        wake(net)
+        with torch.no_grad():
+            before = net(patches())
+            shuffle_slices(net.encoder)
+            assert torch.allclose(net(patches()), before, atol=1e-5) == (not depth)
 
 
 def test_a_slice_belongs_to_its_own_volume() -> None:
