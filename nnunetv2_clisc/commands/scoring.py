@@ -21,6 +21,9 @@ def add_evaluate(commands: Commands) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--pred", type=Path, required=True, metavar="DIR", help="predictions")
     data.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks, of all the cases or of some")
+    data.add_argument(
+        "--confidence", type=Path, metavar="CSV", help="case,confidence, which is put to the test: whom may one trust?"
+    )
     data.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     data.add_argument("-o", "--output", type=Path, metavar="OUT", help="folder for tables, cases.csv and plots")
     _add_metric_settings(parser.add_argument_group("settings"))
@@ -32,7 +35,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.scoring.metrics import MetricSettings
 
     settings = MetricSettings(args.hd95, args.empty_policy, args.foreground, args.pred_foreground)
-    print(evaluate(args.pred, args.gt, settings=settings, json_file=args.json, output=args.output))
+    print(
+        evaluate(
+            args.pred, args.gt, settings=settings, json_file=args.json, output=args.output, confidence=args.confidence
+        )
+    )
     return 0
 
 
@@ -52,6 +59,14 @@ def add_compare(commands: Commands) -> None:
         "--method", action="extend", nargs="+", default=[], metavar="NAME=DIR", help="predictions; two or more"
     )
     data.add_argument(
+        "--confidence",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=CSV",
+        help="case,confidence of a method, which is put to the test: scores with the least trusted masks set aside",
+    )
+    data.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for tables, cases.csv and plots"
     )
     settings = parser.add_argument_group("settings")
@@ -65,7 +80,7 @@ def _compare(args: argparse.Namespace) -> int:
     from nnunetv2_clisc.scoring.metrics import MetricSettings
 
     settings = MetricSettings(args.hd95, args.empty_policy, args.foreground, args.pred_foreground)
-    print(compare(args.method, args.gt, args.output, settings=settings, seed=args.seed))
+    print(compare(args.method, args.gt, args.output, settings=settings, seed=args.seed, confidence=args.confidence))
     print(f"tables, plots and numbers: {args.output}")
     return 0
 

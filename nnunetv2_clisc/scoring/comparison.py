@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from dataset_conversion.errors import UserError
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders, mask_files
 from nnunetv2_clisc.scoring.metrics import METRICS, MetricSettings
+from nnunetv2_clisc.scoring.rejection import Rejection, read_confidence, rejection
 from nnunetv2_clisc.scoring.statistics import PairedTest, SizeGroup, holm, paired_test, size_groups, summarise
 
 
@@ -42,6 +43,7 @@ class Comparison:
         seed: of the bootstrap intervals.
         unpredicted: cases with a reference that no method has.
         unreferenced: by method, the cases that it predicted and that have no reference; others are left out.
+        rejections: by method, what a confidence of its masks is worth; for whom one was given.
     """
 
     methods: Sequence[Evaluation]
@@ -49,6 +51,7 @@ class Comparison:
     seed: int = 0
     unpredicted: Sequence[str] = field(default=())
     unreferenced: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rejections: Mapping[str, Rejection] = field(default_factory=dict)
 
     @cached_property
     def all_cases(self) -> list[str]:
@@ -181,6 +184,25 @@ def compare_folders(
         for name, folder in methods.items()
     ]
     return _measured(measured, list(found.values()), references, settings, seed)
+
+
+def with_confidence(comparison: Comparison, files: Mapping[str, Path]) -> Comparison:
+    """The same comparison with what the confidences in some files are worth, on the compared cases.
+
+    Args:
+        files: CSV by method.
+
+    Raises:
+        UserError: a method that is not compared, or see `read_confidence` and `rejection`.
+    """
+    methods = {method.name: method for method in comparison.compared}
+    if unknown := sorted(files.keys() - methods.keys()):
+        raise UserError(f"--confidence {unknown[0]}=…: no such --method; there are {', '.join(methods)}")
+    found = {
+        name: rejection(read_confidence(file), {case: of["dsc"] for case, of in methods[name].cases.items()}, str(file))
+        for name, file in files.items()
+    }
+    return replace(comparison, rejections=found)
 
 
 def _measured(

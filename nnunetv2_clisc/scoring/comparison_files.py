@@ -15,6 +15,7 @@ from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.comparison_tables import HD95_WORDS, empty_cases, notes, tables
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.metrics import METRICS
+from nnunetv2_clisc.scoring.rejection import COVERAGES
 from nnunetv2_clisc.scoring.statistics import RESAMPLES
 from nnunetv2_clisc.scoring.tables import to_latex, to_markdown, without_nan
 
@@ -48,6 +49,17 @@ def summary(comparison: Comparison) -> dict[str, Any]:
             | {"t_p_holm": one.t_p_holm, "wilcoxon_p_holm": one.wilcoxon_p_holm}
             for one in comparison.versus
         ],
+        "rejection": {
+            name: {
+                "spearman": found.spearman,
+                "aurc": found.aurc,
+                "aurc_ideal": found.ideal,
+                "aurc_random": found.random,
+                "dsc_at_coverage": {f"{coverage:g}": found.at(coverage) for coverage in COVERAGES},
+                "cases": len(found.dsc),
+            }
+            for name, found in comparison.rejections.items()
+        },
         "cases": _case_rows(comparison),
         "missing": comparison.missing,
         "unpredicted": list(comparison.unpredicted),
@@ -129,7 +141,11 @@ def _case_rows(comparison: Comparison) -> list[dict[str, Any]]:
             else:
                 status = "no reference" if case in alone else "missing"
             values = method.cases.get(case, dict.fromkeys(method.metrics, math.nan))
-            about = {"method": method.name, "case": case, "status": status, "size": size.get(case, "")}
+            about: dict[str, Any] = {"method": method.name, "case": case, "status": status, "size": size.get(case, "")}
+            if trusted := comparison.rejections.get(method.name):
+                about["confidence"] = trusted.confidence.get(case, math.nan)
+            elif comparison.rejections:
+                about["confidence"] = math.nan
             rows.append(about | dict(values))
     return rows
 

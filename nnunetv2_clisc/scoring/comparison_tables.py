@@ -9,6 +9,7 @@ from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.evaluation import Evaluation
 from nnunetv2_clisc.scoring.masks import listed
 from nnunetv2_clisc.scoring.metrics import METRICS
+from nnunetv2_clisc.scoring.rejection import COVERAGES
 from nnunetv2_clisc.scoring.statistics import summarise
 from nnunetv2_clisc.scoring.tables import NOTHING, Cell, Mark, Table, mean_sd, number, p_value
 
@@ -75,6 +76,22 @@ def tests_table(comparison: Comparison) -> Table:
     return Table(caption, [*header, "t-test p", "t-test p (Holm)", "Wilcoxon p", "Wilcoxon p (Holm)"], rows, left=3)
 
 
+def rejection_table(comparison: Comparison) -> Table:
+    """What the confidence of each method's masks is worth."""
+    rows = [
+        [
+            name,
+            number(found.spearman, 2),
+            *(number(100 * area, 2) for area in (found.aurc, found.ideal, found.random)),
+            *(number(100 * found.at(coverage), METRICS["dsc"].digits) for coverage in COVERAGES),
+        ]
+        for name, found in comparison.rejections.items()
+    ]
+    header = ["Method", "Spearman", "AURC (%)", "ideal", "random"]
+    header += [f"DSC (%) of the best {100 * coverage:.0f} %" for coverage in COVERAGES]
+    return Table("Confidence against DSC, and DSC when the masks that it trusts least are set aside", header, rows)
+
+
 def cases_table(comparison: Comparison) -> Table:
     """Every case of the first method, then mean ± sd, how many values are undefined, and the size groups' means."""
     method = comparison.compared[0]
@@ -103,7 +120,8 @@ def cases_table(comparison: Comparison) -> Table:
 def tables(comparison: Comparison) -> list[Table]:
     """All that apply: the tests need two methods, the table of cases is for one."""
     last = tests_table(comparison) if len(comparison.methods) > 1 else cases_table(comparison)
-    return [main_table(comparison), further_table(comparison), last]
+    trusted = [rejection_table(comparison)] if comparison.rejections else []
+    return [main_table(comparison), *trusted, further_table(comparison), last]
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -118,6 +136,11 @@ def notes(comparison: Comparison) -> list[str]:
     for name, cases in empty_cases(comparison).items():
         found.append(f"Empty mask in {name} ({len(cases)}): {', '.join(cases)}.")
     found += _labels_asked_for(comparison)
+    if comparison.rejections:
+        found.append(
+            "AURC: mean of 1 - DSC over all shares of cases kept in the order of the confidence, lower is better; "
+            "ideal: in the order of DSC itself; random: to expect of any order."
+        )
     found.append(POLICY_WORDS[comparison.settings.empty_policy])
     found.append(f"HD95: {HD95_WORDS[comparison.settings.hd95]}. ASSD: both directions pooled. Volume DSC.")
     if comparison.groups:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter
 
 from nnunetv2_clisc.scoring.comparison import Comparison
 from nnunetv2_clisc.scoring.metrics import METRICS
+from nnunetv2_clisc.scoring.rejection import selective_means
 
 # Okabe and Ito's colours without the pale yellow, told apart with any colour vision; the marker says the same once more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,6 +42,8 @@ def plots(comparison: Comparison) -> dict[str, bytes]:
             "dsc_by_volume": dsc_by_volume(comparison),
             "bland_altman": bland_altman(comparison),
         }
+        if comparison.rejections:
+            figures["risk_coverage"] = risk_coverage(comparison)
         return {f"{name}.{kind}": rendered(figure, kind) for name, figure in figures.items() for kind in ("png", "svg")}
 
 
@@ -143,6 +146,28 @@ def bland_altman(comparison: Comparison) -> Figure:
         ax.remove()
     figure.supxlabel("Mean of predicted and reference volume (ml)", fontsize=9)
     figure.supylabel("Predicted − reference volume (ml), scale per panel", fontsize=9)
+    return figure
+
+
+def risk_coverage(comparison: Comparison) -> Figure:
+    """Mean DSC of the cases that are kept, by their share, beside the best order there is and that of chance."""
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    (ax,) = _axes(figure, 1, 1)
+    names = [method.name for method in comparison.compared]
+    for name, found in comparison.rejections.items():
+        colour = COLOURS[names.index(name) % len(COLOURS)]
+        kept = 100 * np.arange(1, len(found.dsc) + 1) / len(found.dsc)
+        scores = np.array(list(found.dsc.values()))
+        ax.plot(kept, 100 * found.selective, color=colour, lw=1.8, label=_short(name))
+        ax.plot(kept, 100 * selective_means(scores, scores), color=colour, lw=1, ls="--")
+        ax.axhline(100 * scores.mean(), color=colour, lw=1, ls=":")
+    for words, dashes in (("the best order there is", "--"), ("an order at random", ":")):
+        ax.plot([], [], color=GREY, lw=1, ls=dashes, label=words)
+    ax.set_xlim(0, 101)
+    ax.set_xlabel("Cases kept, those with the highest confidence (%)")
+    ax.set_ylabel("Mean DSC (%)")
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 
