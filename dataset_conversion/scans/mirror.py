@@ -15,8 +15,6 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from dataset_conversion.files import copy_file
-
 CHANNEL = "mirrored"  # the channel's name in dataset.json
 LEVELS_MM = (8.0, 4.0)  # edges of the voxels that are compared, coarse to fine
 TILTS_DEG = tuple(range(-20, 21, 5))  # a head that is turned by 10 degrees has a mirror image turned by 20
@@ -189,18 +187,3 @@ def draw(scan: np.ndarray, other: np.ndarray) -> Image.Image:
     picture = Image.fromarray((255 * np.concatenate([*panels, colour], 1)).astype(np.uint8))
     factor = min(1.0, EDGE / max(scan.shape[1:]))
     return picture.resize((round(picture.width * factor), round(picture.height * factor)))
-
-
-def exchange_mirrors(images: Path, output: Path) -> None:
-    """Give each scan of a folder with two channels the mirror image of another one: a control.
-
-    Args:
-        images: folder of `CASE_0000.nii.gz` and `CASE_0001.nii.gz`.
-        output: folder to make, with the same names in it.
-    """
-    output.mkdir(parents=True)
-    scans = sorted(images.glob("*_0000.nii.gz"))
-    for scan, other in zip(scans, [*scans[1:], *scans[:1]], strict=True):
-        copy_file(scan, output / scan.name)
-        name = scan.name.replace("_0000.", "_0001.")
-        copy_file(other.with_name(other.name.replace("_0000.", "_0001.")), output / name)

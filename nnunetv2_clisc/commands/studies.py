@@ -23,8 +23,8 @@ def add_ablate(commands: Commands) -> None:
         "ablate",
         "Table 2 and Fig. 3 of the paper on a dataset of yours; resumes",
         "Runs the method on a pseudo-labelled and preprocessed dataset with parts left out and with other values of "
-        "alpha and beta, scores every run against masks, and writes the paper's Table 2 and Fig. 3. Run again, it "
-        "skips what is done.",
+        "alpha and beta, scores every run against masks, and writes the paper's Table 2 and Fig. 3. Further groups of "
+        "runs are those of the sibling methods. Run again, it skips what is done.",
         "nnUNetv2_clisc ablate -d 501 -o OUT --only table2",
     )
     data = parser.add_argument_group("data")
@@ -41,7 +41,7 @@ def add_ablate(commands: Commands) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="table2, alpha, beta, or a run's name (default: all)",
+        help="table2, alpha, beta (default: these three), c2s, um-sam, sam-adapter, or a run's name",
     )
     runs.add_argument("--seeds", type=up_to_128, default=1, metavar="N", help="repeat every training (default: 1)")
     training = parser.add_argument_group("training")

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from dataset_conversion.scans.mirror import draw, flip_left_right, left_right_axis, mirrored
-from dataset_conversion.sources.mirrored import mirror_folder
+from dataset_conversion.sources.mirrored import exchange_mirrors, mirror_folder
 from tests.helpers.commands import in_process
 
 SHAPE, SPACING = (24, 120, 100), (1.5, 1.5, 5.0)  # (z, y, x) voxels; x, y, z in mm
@@ -164,3 +164,34 @@ def test_mirror_folder_of_no_cases_writes_nothing(tmp_path: Path) -> None:
     sitk.WriteImage(head(), str(tmp_path / "scans" / "only.nii.gz"))
     assert mirror_folder(tmp_path / "scans", tmp_path / "out", []) == []
     assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_mirror_images_are_exchanged_on_the_scans_own_grid(tmp_path: Path) -> None:
+    """Also between scans of other shapes, edges and storage orders: the other head lies on this one's middle."""
+    first, second = head(), sitk.DICOMOrient(sitk.Flip(head(seed=1)[5:95, 10:, 2:], [False, True, False]), "RAS")
+    (tmp_path / "both").mkdir()
+    for case, scan in (("a", first), ("b", second)):
+        sitk.WriteImage(scan, str(tmp_path / "both" / f"{case}_0000.nii.gz"))
+        sitk.WriteImage(flip_left_right(scan), str(tmp_path / "both" / f"{case}_0001.nii.gz"))
+    exchange_mirrors(tmp_path / "both", tmp_path / "exchanged")
+    assert [path.name for path in sorted((tmp_path / "exchanged").iterdir())] == [
+        f"{case}_{channel:04d}.nii.gz" for case in "ab" for channel in (0, 1)
+    ]
+    for case, other in (("a", second), ("b", first)):
+        scan, mirror = (sitk.ReadImage(str(tmp_path / "exchanged" / f"{case}_{n:04d}.nii.gz")) for n in (0, 1))
+        assert scan.GetSize() == mirror.GetSize()
+        np.testing.assert_allclose(scan.GetDirection(), mirror.GetDirection(), atol=1e-6)
+        np.testing.assert_allclose(scan.GetOrigin(), mirror.GetOrigin(), atol=1e-4)
+        middles = [np.array(each.TransformContinuousIndexToPhysicalPoint((np.array(each.GetSize()) - 1) / 2))
+                   for each in (mirror, other)]  # fmt: skip
+        heads = [
+            _middle_of_head(each) - middle
+            for each, middle in zip((mirror, flip_left_right(other)), middles, strict=True)
+        ]
+        np.testing.assert_allclose(heads[0], heads[1], atol=2)
+
+
+def _middle_of_head(image: sitk.Image) -> np.ndarray:
+    """Its centre of mass in mm."""
+    voxels = sitk.GetArrayFromImage(image) > 30
+    return np.array(image.TransformContinuousIndexToPhysicalPoint(np.argwhere(voxels).mean(0)[::-1].tolist()))
