@@ -15,7 +15,12 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from dataset_conversion.files import copy_file
+from dataset_conversion.scans.volumes import write_image
+from dataset_conversion.threads import in_threads
+
 CHANNEL = "mirrored"  # the channel's name in dataset.json
+SCAN, MIRROR = "_0000.nii.gz", "_0001.nii.gz"  # ends of their names in a folder of both
 LEVELS_MM = (8.0, 4.0)  # edges of the voxels that are compared, coarse to fine
 TILTS_DEG = tuple(range(-20, 21, 5))  # a head that is turned by 10 degrees has a mirror image turned by 20
 SHARE_LEFT_OUT, ROBUST_STEPS = 0.1, 4  # of the voxels, those that fit least, in so many last steps
@@ -187,3 +192,29 @@ def draw(scan: np.ndarray, other: np.ndarray) -> Image.Image:
     picture = Image.fromarray((255 * np.concatenate([*panels, colour], 1)).astype(np.uint8))
     factor = min(1.0, EDGE / max(scan.shape[1:]))
     return picture.resize((round(picture.width * factor), round(picture.height * factor)))
+
+
+def exchange_mirrors(images: Path, output: Path) -> None:
+    """Give each scan of a folder with two channels the mirror image of another one: a control.
+
+    The other head's image is laid over the scan by their centres, on the scan's grid.
+
+    Args:
+        images: folder of `CASE_0000.nii.gz` and `CASE_0001.nii.gz`.
+        output: folder to make, with the same names in it.
+    """
+    scans = sorted(images.glob(f"*{SCAN}"))
+    jobs = {scan.name: (scan, other, output) for scan, other in zip(scans, [*scans[1:], *scans[:1]], strict=True)}
+    output.mkdir(parents=True)
+    in_threads(_exchange, jobs, "exchanging")
+
+
+def _exchange(scan: Path, other: Path, output: Path) -> None:
+    here, there = sitk.ReadImage(str(scan)), sitk.ReadImage(str(other.with_name(other.name.replace(SCAN, MIRROR))))
+    moved = sitk.CenteredTransformInitializer(
+        here, there, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
+    )
+    least = float(sitk.GetArrayViewFromImage(there).min())
+    found = sitk.Resample(there, here, moved, sitk.sitkLinear, least, here.GetPixelID())
+    copy_file(scan, output / scan.name)
+    write_image(found, output / scan.name.replace(SCAN, MIRROR))

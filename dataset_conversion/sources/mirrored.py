@@ -7,10 +7,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from dataset_conversion.files import check_output, copy_file, whole
+from dataset_conversion.files import check_output, whole
 from dataset_conversion.raw.dataset import FILE_ENDING, write_channels
 from dataset_conversion.scans.mirror import draw, with_mirrored
-from dataset_conversion.scans.volumes import check_scan, list_volumes, read_unified, write_image
+from dataset_conversion.scans.volumes import check_scan, list_volumes, read_unified
 from dataset_conversion.threads import in_threads
 
 PICTURES = "mirrored"  # folder of PNGs: scan, mirror image, difference
@@ -64,30 +64,3 @@ def draw_some(images: Path, pictures: Path, cases: Sequence[str] | None = None) 
         both = [sitk.DICOMOrient(sitk.ReadImage(str(images / f"{case}_{n:04d}{FILE_ENDING}")), "LPS") for n in (0, 1)]
         with whole(pictures / f"{case}.png") as temporary:
             draw(*(sitk.GetArrayFromImage(each).astype("float32") for each in both)).save(temporary, format="PNG")
-
-
-def exchange_mirrors(images: Path, output: Path) -> None:
-    """Give each scan of a folder with two channels the mirror image of another one: a control.
-
-    The other head's image is laid over the scan by their centres, on the scan's grid.
-
-    Args:
-        images: folder of `CASE_0000.nii.gz` and `CASE_0001.nii.gz`.
-        output: folder to make, with the same names in it.
-    """
-    scans = sorted(images.glob(f"*_0000{FILE_ENDING}"))
-    jobs = {scan.name: (scan, other, output) for scan, other in zip(scans, [*scans[1:], *scans[:1]], strict=True)}
-    output.mkdir(parents=True)
-    in_threads(_exchange, jobs, "exchanging")
-
-
-def _exchange(scan: Path, other: Path, output: Path) -> None:
-    first, second = f"_0000{FILE_ENDING}", f"_0001{FILE_ENDING}"
-    here, there = sitk.ReadImage(str(scan)), sitk.ReadImage(str(other.with_name(other.name.replace(first, second))))
-    moved = sitk.CenteredTransformInitializer(
-        here, there, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
-    )
-    least = float(sitk.GetArrayViewFromImage(there).min())
-    found = sitk.Resample(there, here, moved, sitk.sitkLinear, least, here.GetPixelID())
-    copy_file(scan, output / scan.name)
-    write_image(found, output / scan.name.replace(first, second))

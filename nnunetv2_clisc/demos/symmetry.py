@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from dataset_conversion.sources.mirrored import exchange_mirrors
+from dataset_conversion.scans.mirror import exchange_mirrors
 from nnunetv2_clisc.demos.steps import Demo, write_case, write_split
 from nnunetv2_clisc.scoring.evaluation import Evaluation, evaluate_folders
 from nnunetv2_clisc.scoring.metrics import METRICS

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset_conversion.files import read_json, sha256_of, write_json
-from dataset_conversion.sources.mirrored import exchange_mirrors
+from dataset_conversion.scans.mirror import exchange_mirrors
 from nnunetv2_clisc.studies.ablation.trainings import Trainings
 from nnunetv2_clisc.training.fold import FoldFolder
 from pseudo_labeling.run.workspace import key_of

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
-from dataset_conversion.scans.mirror import draw, flip_left_right, left_right_axis, mirrored
-from dataset_conversion.sources.mirrored import exchange_mirrors, mirror_folder
+from dataset_conversion.scans.mirror import draw, exchange_mirrors, flip_left_right, left_right_axis, mirrored
+from dataset_conversion.sources.mirrored import mirror_folder
 from tests.helpers.commands import in_process
 
 SHAPE, SPACING = (24, 120, 100), (1.5, 1.5, 5.0)  # (z, y, x) voxels; x, y, z in mm
