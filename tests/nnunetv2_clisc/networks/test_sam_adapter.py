@@ -193,6 +193,20 @@ def test_a_scan_that_is_its_own_mirror_image_has_no_differences() -> None:
     assert all(each.abs().max() > 0 for each in other)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_else_lies_in_the_tile_changes_nothing_far_away(symmetric: bool) -> None:
+    """Statistics of the tile would carry it everywhere, and make a lesion of whatever stands out least badly."""
+    net = network("embedded", symmetric=symmetric, depth=False)
+    wake(net)
+    images = patches("embedded", depth=28)[:1]
+    changed = images.clone()
+    changed[:, :, -1] += 100
+    with torch.no_grad():
+        before, after = net(images), net(changed)
+    torch.testing.assert_close(before[:, :, 0], after[:, :, 0], rtol=0, atol=1e-5)
+    assert (before[:, :, -1] - after[:, :, -1]).abs().max() > 0.1
+
+
 def test_without_symmetry_the_second_channel_is_not_looked_at() -> None:
     net = network(symmetric=False)
     both = patches()
