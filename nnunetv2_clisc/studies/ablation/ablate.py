@@ -63,7 +63,9 @@ def ablate(
     dataset = raw_dataset(dataset_id)
     images, gt = images or dataset / "imagesTs", gt or dataset / "labelsTs"
     check_output(output, {})
-    channels = len(read_object(dataset / "dataset.json").get("channel_names") or (0,))
+    channels = 1  # the labels' route looks at FLAIR alone
+    if Workspace(dataset).pictures or any(run.stage == "adapted" for run in runs):
+        channels = len(read_object(dataset / "dataset.json").get("channel_names") or (0,))
     scans, masks = list_cases(images, channels=channels), mask_files(gt)
     if missing := sorted(scans.keys() - masks.keys()):
         raise UserError(f"--gt {gt}: has no mask of case {missing[0]} of --images ({len(missing)} such); add it")
